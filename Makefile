@@ -9,18 +9,19 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist workst
 # Another Python, with torch of its own: Debian's.
 SYSTEM_PYTHON ?= /usr/bin/python3
 
-.PHONY: setup demo test test-core test-system-python lint check slow bench gallery pages docs release-check clean
+.PHONY: setup demo quick test test-core test-system-python lint check slow bench gallery pages docs release-check clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   audit a loss, compare two objectives on digits, three seeds each, with a report"
+	@echo "make quick  the mathematics, and a tenth of the losses: a minute and a half, for each change"
 	@echo "make test   run the tests"
 	@echo "make test-system-python   every verb on Debian's Python and torch, with the newest NumPy"
 	@echo "make test-core   the audit and the validator without any extra, and the core beside older trainers"
 	@echo "make check  lint, types and tests, as a change has to pass them"
 	@echo "make slow   the slow tests: kill -9 at random moments, two processes, Ray, more losses and seeds"
 	@echo "make bench  the performance claims, each a ratio measured here"
-	@echo "make gallery  docs/gallery/index.html: what published losses and trainers' settings weigh"
+	@echo "make gallery  docs/gallery/index.html: what published losses weigh"
 	@echo "make pages  the gallery, and the reports of docs/results/fashion and digits: pages that git does not hold"
 	@echo "make release-check  builds what is published, and checks it"
 	@echo "make docs   the documentation as a site, site/html/index.html: guides, reference, search"
@@ -34,6 +35,10 @@ demo: .venv/demo
 	$(BIN)/elbos compare digits --objectives edm-adaptive elbo --seeds 0 1 2 \
 	  --network.channels 32 64 --num-images 50000 --scoring.num-samples 297 \
 	  --samplers "heun=Heun(),18" --workers 2 --out runs/demo
+
+quick: .venv/dev
+	$(PYTEST) --quick $(addprefix tests/,theory validation models \
+	  audit/test_recipes.py audit/test_held_out_losses.py audit/test_refused_losses.py)
 
 test: .venv/dev
 	$(PYTEST)
@@ -65,13 +70,10 @@ slow: .venv/dev .venv/slow
 bench: .venv/dev .venv/bench
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/step.py
-	$(BIN)/python benchmarks/step_cost.py
 	$(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/samplers.py
 	$(BIN)/python benchmarks/mixture.py
-	$(BIN)/elbos train digits
-	$(BIN)/python benchmarks/variance.py runs/digits
 	$(BIN)/elbos train fashion
 	$(BIN)/python benchmarks/evaluation.py runs/fashion
 	$(BIN)/elbos train fashion-small --run runs/checkpoints --num-images 99456 --output.num-kept 21 \

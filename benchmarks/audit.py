@@ -154,7 +154,7 @@ def one(name: str, seed: int, num_samples: int) -> Outcome:
     x = data((3, 8, 8), 256)
     if kind == "recipe":
         case = CASES[int(key)]
-        loss, weighting = case.loss, RECIPES[case.recipe].closed_form
+        loss, weighting = case.loss, RECIPES[case.recipe].weighting
         name = f"recipe: {loss.__name__}"
         is_right = lambda r: (  # noqa: E731
             r.parameterization == case.parameterization and r.closest[0].name == code(weighting)

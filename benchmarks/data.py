@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from elbos.training.data import Batches, Folder, Packed, StoredBatch
-from elbos.training.data import dataset as datasets
-from elbos.training.data import pack as packs
+from elbos.base.items import Batch
+from elbos.training.data import Images, Packed
+from elbos.training.data.batches import Batches, StoredBatch
+from elbos.training.data.dataset import Split
 from elbos.training.data.packed import INDEX
 
 SIZE = 32
@@ -49,7 +50,7 @@ def pack(root: Path, out: Path, jobs: int) -> None:
     if (out / INDEX).exists():
         return
     begin, cpu = time.perf_counter(), os.times()
-    packs.pack(Folder(root=root, size=SIZE), out, jobs=jobs)
+    Images(path=str(root), size=SIZE).pack(out, jobs=jobs)
     seconds, used = time.perf_counter() - begin, os.times()
     num = sum(map(len, Packed(path=out).load().splits))
     cpu_sec = sum(used[:4]) - sum(cpu[:4])
@@ -84,21 +85,16 @@ def drop_from_memory(folder: Path) -> None:
             os.close(file)
 
 
-class Faulty(datasets.Source):
+class Faulty(Split):
     """Samples whose reading takes ten steps, one time in twenty."""
 
-    def __init__(self, inner: datasets.Source) -> None:
-        self.inner, self.num_reads = inner, 0
+    num_reads = 0
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.inner.shape
-
-    def read(self, rows: torch.Tensor) -> torch.Tensor:
-        self.num_reads += 1
-        if self.num_reads % 20 == 0:
+    def stored(self, rows: torch.Tensor) -> Batch:
+        Faulty.num_reads += 1
+        if Faulty.num_reads % 20 == 0:
             time.sleep(NUM_SLOW * STEP_SEC)
-        return self.inner.read(rows)
+        return super().stored(rows)
 
 
 def wait_for_batches(out: Path, num_steps: int) -> None:
@@ -121,7 +117,7 @@ def batches(out: Path, num_steps: int, has_faults: bool, is_ahead: bool) -> Iter
     """The batches of a training."""
     dataset = Packed(path=out).load()
     if has_faults:
-        dataset = replace(dataset, train=replace(dataset.train, x=Faulty(dataset.train.x)))
+        dataset = replace(dataset, train=Faulty(**vars(dataset.train)))
     made = Batches(dataset.train, BATCH_SIZE, 0, slice(0, BATCH_SIZE))
     return made.prefetched(0, num_steps) if is_ahead else map(made.__getitem__, range(num_steps))
 

@@ -29,7 +29,8 @@ from timing import Work, cpu_model, measure, peak, peaks
 from torch.utils.flop_counter import FlopCounterMode
 
 from elbos.runs.run import Run
-from elbos.training.data import to_levels, to_unit
+from elbos.training.data import to_unit
+from elbos.training.data.dataset import to_levels
 from elbos.training.sampling import sample
 from elbos.validation import Validator
 from elbos.validation.diagnostics import TimeIgnoredWarning

@@ -20,7 +20,7 @@ $$p(\lambda) \propto g(\lambda)\,\tfrac12\,\mathbb E\|\hat\epsilon - \epsilon\|^
 
 At each checkpoint the averaged weights are measured: bits/dim and weighted loss of the test images,
 on the same noise for all, and the kernel distance of samples to the training images. The protocol
-is docs/results/schedules/protocol.md.
+is docs/results/schedules/README.md#protocol.
 
 References:
     Raya et al. (2026), https://arxiv.org/abs/2602.18647
@@ -32,12 +32,14 @@ import itertools
 import json
 import math
 import multiprocessing
-import os
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -45,18 +47,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos import Denoiser, Validator
-from elbos.base.processes import Processes
 from elbos.evaluation.features import Lite0, extract
 from elbos.evaluation.metrics import KERNEL_DISTANCE, FeatureSets
 from elbos.evaluation.reference import reference
 from elbos.models.samplers import Heun
 from elbos.theory.adaptive import Adaptive
 from elbos.theory.schedules import Cosine, Linear, Normal, Schedule
-from elbos.training.data import Dataset, to_levels, to_unit
-from elbos.training.directory import RunDirectory
+from elbos.training.checkpoint import State
+from elbos.training.config import Output
+from elbos.training.data import to_unit
+from elbos.training.data.dataset import Dataset, to_levels
+from elbos.training.loop import train
 from elbos.training.presets import PRESETS
 from elbos.training.sampling import Sampling, sample
-from elbos.training.trainer import Trainer
 
 PRESET = PRESETS["digits"]
 PRESET_RATE, RATES = PRESET.optimizer.learning_rate, (1e-3, 2e-3, 4e-3)
@@ -109,21 +112,31 @@ def measured(job: Job) -> dict[str, object]:
         precision="fp32",
         seed=job.seed,
     )
-    data, schedule = config.data.load(), copy.deepcopy(SCHEDULES[job.schedule])
-    nowhere = RunDirectory(Path(os.devnull))  # steps write nothing
-    trainer = Trainer(config, nowhere, data, Processes(0, 1, torch.device("cpu")))
-    trainer.state.schedule = schedule  # a config holds the library's classes only
-    trainer.objective = replace(trainer.objective, schedule=schedule)
+    output = Output(log_every=10**9, validate_every=10**9, save_minutes=1e9)
+    data, config = config.data.load(), replace(config, output=output)
     ends = np.linspace(0, config.num_steps, job.num_checkpoints + 1).round()[1:]
-    seconds, curve = 0.0, []
-    for step in range(1, config.num_steps + 1):
-        start = time.process_time()
-        trainer.step()
-        seconds += time.process_time() - start
-        if step in ends:
-            denoiser = Denoiser(trainer.state.ema.network, config.parameterization)
-            found = scores(denoiser, data, job.num_samples)
-            curve.append({"images": step * config.batch_size, "seconds": seconds, **found})
+    initial, states, curve = State.initial, [], []
+    seconds, since = 0.0, time.process_time()
+
+    def with_schedule(*arguments: Any) -> State:  # a config holds the library's classes only
+        states.append(replace(initial(*arguments), schedule=SCHEDULES[job.schedule]))
+        return states[0]
+
+    def on_images(num_images: int) -> None:
+        nonlocal seconds, since
+        seconds += time.process_time() - since
+        if num_images // config.batch_size in ends:
+            denoiser = Denoiser(states[0].ema.network, config.parameterization)
+            results = scores(denoiser, data, job.num_samples)
+            curve.append({"images": num_images, "seconds": seconds, **results})
+        since = time.process_time()
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(State, "initial", with_schedule),
+        mock.patch.dict(SCHEDULES, copy.deepcopy(SCHEDULES)),
+    ):
+        train(config, folder, on_images, data=data)
     curves = {name: [point[name] for point in curve] for name in curve[0]}
     return {**vars(job), **curves}
 

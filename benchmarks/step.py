@@ -23,9 +23,7 @@ shared machine changes speed from minute to minute:
 - with `--sizes`, the preset's network in other sizes and batches;
 - the kernels of the network's products alone, by torch's profiler: a step that did nothing else
   would have this rate;
-- our optimizer alone, a share of our step, whose own products are counted here;
-- everything outside the network: batch, noise and noise levels, loss, EMA, adaptive schedule and
-  log, as the trainer runs them, around a network that costs nothing; a share of our step.
+- our optimizer alone, a share of our step, whose own products are counted here.
 
 FLOPs are those of the network's forward and backward as torch counts them (convolutions and matrix
 products, 2 per multiply-add). Normalizations, activations, clipping and the optimizer cost time and
@@ -35,7 +33,6 @@ it learns.
 """
 
 import argparse
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain
@@ -49,14 +46,9 @@ from timing import Work, cpu_model, dtypes, measure, peak, peaks
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from elbos.base.processes import Processes
 from elbos.training.config import Config, Optimizer
-from elbos.training.data import Dataset, InMemory, Split
-from elbos.training.directory import RunDirectory
-from elbos.training.monitor import Monitor
 from elbos.training.optimizer import new_optimizer
 from elbos.training.presets import PRESETS
-from elbos.training.trainer import Trainer
 
 SHAPE = (1, 28, 28)
 NUM_CLASSES = 10
@@ -210,35 +202,6 @@ def other_projects(
         yield training_step(work, network, new_optimizer(network, Optimizer()))
 
 
-class Scale(nn.Module):
-    """A network that costs nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.zeros(()))
-
-    def forward(self, z: Tensor, logsnr: Tensor, cond: Tensor) -> Tensor:
-        """A multiple of its input."""
-        return self.scale * z
-
-
-def outside_the_network(folder: Path) -> Work:
-    """The trainer's step and log on random images, around a network that costs nothing."""
-    config = PRESETS["fashion"]
-    images = torch.randint(256, (10_000, *SHAPE), dtype=torch.uint8)
-    split = Split(InMemory(images), torch.arange(len(images)) % NUM_CLASSES, 256)
-    dataset = Dataset("random", split, split, split, NUM_CLASSES, None)
-    trainer = Trainer(config, RunDirectory(folder), dataset, Processes.joined())
-    trainer.loss._called = Scale()
-    trainer.optimize = lambda: None  # type: ignore[method-assign]
-    monitor = Monitor(config, trainer.run, trainer.state, Processes.joined(), lambda _: None)
-
-    def run() -> None:
-        monitor.step(*trainer.step())
-
-    return Work(name="outside the network", run=run, num_flops=0, num_images=config.batch_size)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds, of which the median")
@@ -269,11 +232,10 @@ def main() -> None:
         ]
     sizes = SIZES[arguments.preset] if arguments.sizes else []
     others = in_other_sizes(preset, sizes, is_tiny=arguments.tiny)
-    with tempfile.TemporaryDirectory() as folder:
-        rest = [optimizer_alone(preset, dtypes()[0]), outside_the_network(Path(folder))]
-        times = measure([*matmuls, *elbos_steps, *theirs_steps, *others, *rest], arguments.rounds)
+    alone = optimizer_alone(preset, dtypes()[0])
+    times = measure([*matmuls, *elbos_steps, *theirs_steps, *others, alone], arguments.rounds)
     best = peak(times[: len(matmuls)])
-    elbos, optimizer, outside = times[len(matmuls)], *times[-2:]
+    elbos, optimizer = times[len(matmuls)], times[-1]
 
     print(f"{cpu_model()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{arguments.preset}; median of {arguments.rounds} rounds\n")
@@ -294,7 +256,6 @@ def main() -> None:
     print(f"\n{elbos.work.name} / peak ({best.work.name}): {elbos.rate / best.fastest_rate:.2f}")
     print(f"the same with the optimizer's products: {with_optimizer / best.fastest_rate:.2f}")
     print(f"optimizer / elbos: {optimizer.median / elbos.median:.3f}")
-    print(f"outside the network / elbos: {outside.median / elbos.median:.3f}")
     by_name = {timed.work.name: timed for timed in times}
     print("\nelbos / others: FLOP/s, images/s")
     for other in theirs_steps:

@@ -62,8 +62,8 @@ class Timed:
         return self.work.num_flops / min(self.seconds)
 
 
-def matmul(size: int, dtype: torch.dtype, device: torch.device | None = None) -> Work:
-    a, b = torch.randn(2, size, size).to(device, dtype)
+def matmul(size: int, dtype: torch.dtype) -> Work:
+    a, b = torch.randn(2, size, size).to(dtype)
     repeats = min(16, max(1, round(2 * (2048 / size) ** 3)))
 
     def run() -> None:

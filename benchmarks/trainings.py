@@ -76,7 +76,7 @@ def train_elbos(job: Job, *options: str, network: tuple[str, ...] = ()) -> Train
         *("--num-images", str(job.num_images), "--seed", str(job.seed)),
         *("--optimizer.learning-rate", str(job.learning_rate), "--run", str(job.folder / "run")),
         *("--optimizer.warmup-images", str(min(10_000, job.num_images // 20))),
-        *("data:folder", "--data.root", str(job.pictures), "--data.size", str(SIZE), *network),
+        *("data:images", "--data.path", str(job.pictures), "--data.size", str(SIZE), *network),
     ]
     runpy.run_module("elbos", run_name="__main__")
     run = elbos.Run(job.folder / "run")
@@ -90,9 +90,7 @@ def train_elbos(job: Job, *options: str, network: tuple[str, ...] = ()) -> Train
 
 def train_elbos_unet(job: Job, *options: str) -> Trained:
     """The same with the network that diffusers' script gets, and in its precision."""
-    unet().save_config(job.folder / "network")
-    config = job.folder / "network" / "config.json"
-    network = "network:diffusers", "--network.config", str(config)
+    network = "network:own", "--network.function", f"{__file__}:wrapped_unet"
     return train_elbos(job, *options, network=network)
 
 
@@ -117,6 +115,26 @@ def unet() -> Any:
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=8,  # 32, its default, would normalize every channel alone
     )
+
+
+class Steps(torch.nn.Module):
+    """The network with 1,000 steps even in log-SNR, between the ends of the preset's training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet = unet()
+
+    def forward(self, z: Tensor, logsnr: Tensor, _: Tensor | None = None) -> Tensor:
+        """The network's output at the step of a log-SNR."""
+        share = (LOGSNR_MAX - logsnr) / (LOGSNR_MAX - LOGSNR_MIN)
+        y: Tensor = self.unet(z, timestep=999 * share).sample
+        return y
+
+
+def wrapped_unet(shape: tuple[int, ...], num_classes: int | None) -> torch.nn.Module:
+    """The network for `elbos train`."""
+    del shape, num_classes
+    return Steps()
 
 
 def train_diffusers(job: Job) -> Trained:

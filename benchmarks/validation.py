@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from protocols import FixedLevels, equispaced_times, fixed_steps
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -40,7 +41,6 @@ from elbos.theory.schedules import low_discrepancy_times
 from elbos.training import checkpoint
 from elbos.training.data import to_unit
 from elbos.training.randomness import generator
-from elbos.validation.protocols import FixedLevels, equispaced_times, fixed_steps
 
 NUM_TIMES = 8  # evaluations of an image
 EQUISPACED, FIXED_STEPS = equispaced_times(), fixed_steps()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from elbos import audit
 from elbos.theory import elbo as analysis
-from elbos.theory import weightings
+from elbos.theory import recipes, weightings
 
 DOCS = Path(__file__).parent
 TOP, HEIGHT = 28, 250
@@ -106,7 +106,7 @@ POPULAR = [
     ("EDM-monotonic", weightings.Monotone(weightings.EDM()), "#9467bd"),
     ("EDM", weightings.EDM(), "#9467bd"),
     ("Min-SNR", weightings.MinSNR(), "#d62728"),
-    ("SD3 logit-normal", weightings.LogitNormalFlow(), "#ff7f0e"),
+    ("SD3 logit-normal", recipes.RECIPES["sd3"].weighting, "#ff7f0e"),
 ]
 
 

@@ -23,7 +23,7 @@ settings = {"num_images": 80_000, "batch_size": 32, "learning_rate": 2e-3}  # a 
 run = elbos.fit(  # or a run with a log, averaged weights and checkpoints; the same call resumes
     network, train, objective, run="runs/own", validation=test, num_levels=17, **settings
 )
-few = run.sample(16, sampler=elbos.samplers.UniPC(), num_steps=12)  # [16, 1, 8, 8] in [-1, 1]
+few = run.sample(16, sampler=elbos.samplers.Heun(), num_steps=12)  # [16, 1, 8, 8] in [-1, 1]
 more = run.sample(16, sampler=elbos.samplers.Heun(), num_steps=32)
 bound = run.likelihood(test)
 print(f"{bound.bits_per_dim:.3f} ± {bound.standard_error:.3f} bits/dim")  # 2.7

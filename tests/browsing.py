@@ -15,6 +15,7 @@ FLAGS = [
     "--disable-sync",
 ]
 HOSTILE = """</script><script>window.hacked = 1</script><img src=x onerror="hacked=1"> & "' <b>"""
+DRAWN = "() => [...document.querySelectorAll('.plot')].every(p => p.querySelector('.main-svg'))"
 
 
 @contextlib.contextmanager
@@ -27,7 +28,7 @@ def opened(browser, path, *, width, **options):
     page.on("pageerror", lambda error: trouble.append(str(error)))
     page.on("request", lambda request: trouble.append(request.url))
     page.goto(path.as_uri())
-    page.wait_for_function("() => !document.querySelector('.save:disabled')")
+    page.wait_for_function(DRAWN)
     yield page
     outside = [line for line in trouble if not line.startswith(("file:", "data:", "blob:"))]
     assert outside == []
@@ -37,4 +38,4 @@ def opened(browser, path, *, width, **options):
 def words(html):
     """What is to be read on a page, without tags and scripts."""
     body = re.sub(r"<(script|style|title).*?</\1>", "", html, flags=re.DOTALL)
-    return re.sub(r"\s+", " ", re.sub(r"<.*?>", " ", body.replace("<wbr>", "")))
+    return re.sub(r"\s+", " ", re.sub(r"<.*?>", " ", body))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from elbos import cli
-from elbos.training.trainer import Trainer
+from elbos.training import loop
 
 TINY = [
     *("train", "digits", "--network.channels", "16", "32", "--network.embedding-dim", "32"),
@@ -59,15 +59,15 @@ AtStep = Callable[[int, Callable[[], None]], None]
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> AtStep:
     """Make something happen at the start of a step of any training."""
-    batch = Trainer.batch
+    times = loop.times
 
     def at_step(step: int, action: Callable[[], None]) -> None:
-        def patched(self: Trainer) -> Any:
-            if self.state.step == step:
+        def patched(seed: int, number: int, batch_size: int) -> Any:
+            if number == step:
                 action()
-            return batch(self)
+            return times(seed, number, batch_size)
 
-        monkeypatch.setattr(Trainer, "batch", patched)
+        monkeypatch.setattr(loop, "times", patched)
 
     return at_step
 
@@ -157,23 +157,11 @@ def at_once() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-def endless(folder: Path) -> Iterator[Path]:
-    """Each file of a folder in turn, while it is a pipe, and while it is a device."""
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        content = path.read_bytes()
-        for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
-            path.unlink()
-            make(path)
-            yield path
-            path.unlink()
-            path.write_bytes(content)
-
-
 def hostile_modules(folder: Path) -> Path:
     """Make modules with the names of all that are imported; returns the file that they write."""
     was_run = folder / "was-run"
     packages = ["elbos", "numpy", "PIL", "safetensors", "sitecustomize", "torch", "usercustomize"]
-    for name in [*sys.stdlib_module_names, *packages, "filelock", "jaxtyping", "tyro", "yaml"]:
+    for name in [*sys.stdlib_module_names, *packages, "filelock", "jaxtyping", "tyro"]:
         (folder / f"{name}.py").write_text(f"open({str(was_run)!r}, 'a').write(__name__)")
     return was_run
 

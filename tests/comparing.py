@@ -125,11 +125,11 @@ def stored_comparison(seeds=(0, 1, 2, 3)):
     """Twelve objectives: the likelihood of one diverged, one lacks a seed, the last has none."""
     stored = json.loads(STORED.read_text())
     scores = {
-        (one["objective"], one["seed"]): decode(RunScores, one["scores"])
-        for one in stored
-        if one["seed"] in seeds
+        (item["objective"], item["seed"]): decode(RunScores, item["scores"])
+        for item in stored
+        if item["seed"] in seeds
     }
-    names = [*dict.fromkeys(one["objective"] for one in stored), "p2"]
+    names = [*dict.fromkeys(item["objective"] for item in stored), "p2"]
     reasons = {
         (name, seed): "the loss is not finite at step 812"
         for name in names

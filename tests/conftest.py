@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -25,6 +26,25 @@ torch.set_num_threads(1)  # a pool of threads does not survive the forks of fork
 os.fsync = lambda _: None  # no test loses power, and each waits for the disk hundreds of times
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="every tenth loss of each corpus alone")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--quick"):
+        return
+    num_seen: Counter[str] = Counter()
+    chosen: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        function = item.nodeid.partition("[")[0]
+        is_tenth = item.path.parent.name != "audit" or num_seen[function] % 10 == 0
+        num_seen[function] += 1
+        (chosen if is_tenth else left_out).append(item)
+    items[:] = chosen
+    config.hook.pytest_deselected(items=left_out)
+
+
 def pytest_collection_finish() -> None:
     """What was imported stays: no collection of garbage looks through it again."""
     gc.freeze()
@@ -33,6 +53,12 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def checked_calls() -> None:
     typecheck.begin_test()
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """No test's numbers depend on the tests before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import torch
 
 from elbos.evaluation.features import Extractor, Features
-from elbos.training.data import Dataset, InMemory, Split
+from elbos.training.data.dataset import Dataset, Split
 
 NUM_LEVELS = 9
 
@@ -14,10 +14,7 @@ def noise(num, seed, num_levels=NUM_LEVELS):
 
 
 def dataset(seed=0):
-    splits = (
-        Split(InMemory(noise(num, seed + i)), None, NUM_LEVELS)
-        for i, num in enumerate((300, 60, 80))
-    )
+    splits = (Split(noise(num, seed + i), None, NUM_LEVELS) for i, num in enumerate((300, 60, 80)))
     return Dataset("noise", *splits, None, None)
 
 

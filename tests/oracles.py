@@ -22,8 +22,8 @@ from elbos.theory.process import alpha_sigma
 
 def gaussian(std: float, dims: int = 1) -> GaussianMixture:
     """Data N(0, std^2)."""
-    one = torch.ones(1, dtype=torch.float64)
-    return GaussianMixture(weights=one, means=torch.zeros(1, dims).double(), stds=std * one)
+    item = torch.ones(1, dtype=torch.float64)
+    return GaussianMixture(weights=item, means=torch.zeros(1, dims).double(), stds=std * item)
 
 
 def gaussian_loss(logsnr, std: float, believed: float | None = None):

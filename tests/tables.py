@@ -11,8 +11,9 @@ import torch
 
 from elbos.theory import adaptive, parameterizations, schedules, weightings
 from elbos.theory.adaptive import Adaptive
+from elbos.theory.recipes import RECIPES
 from elbos.theory.schedules import Schedule
-from elbos.theory.tabulated import Tabulated
+from elbos.theory.weightings import Tabulated, Weighting
 
 
 def name_of(value: object) -> str:
@@ -66,42 +67,41 @@ PARAMETERIZATIONS = [
     parameterizations.EDM(sigma_data=1.7),
 ]
 
+
+def implied(name: str) -> Weighting:
+    return RECIPES[name].weighting
+
+
 # The log-SNR below which the weighting rises with it.
 RISES_BELOW = {
     weightings.IDDPM(): "0.000000",
-    weightings.DDPM(): "-0.922",
     weightings.EDM(): "-3.308",
-    weightings.EDM2(): "-3.16",
-    weightings.EDM2(mean=1.6, std=3.2): "-8.64",
-    weightings.LogitNormalFlow(): "-3.376",
-    weightings.LogitNormalFlow(mean=0.5, std=0.6): "-2.06",
+    weightings.EDM(mean=0.8, std=2.0): "-3.16",
+    weightings.EDM(mean=1.6, std=3.2): "-8.64",
     weightings.P2(gamma=0.5): f"{-math.log(2):.6f}",
     weightings.P2(gamma=1.0): f"{-math.log(3):.6f}",
     weightings.MinSNR(): "0.000000",
-    weightings.SoftMinSNR(): "-0.527",
-    weightings.SoftMinSNR(gamma=math.exp(2)): "-0.35",
-    weightings.Laplace(): "0.000000",
     weightings.Shifted(weightings.EDM(), 1.0): "-1.308",
-    weightings.JiT(): "-3.83",
-    weightings.JiT(noise_scale=2.0): "-5.2",
-    weightings.StableDiffusion(): "-0.45",
-    weightings.StableDiffusionMinSNR(): "-0.45",
+    implied("ddpm"): "-0.922",
+    implied("sd3"): "-3.376",
+    implied("sd3-logit-normal-0.5-0.6"): "-2.06",
+    implied("soft-min-snr-4"): "-0.527",
+    implied("sigmoid-2-slip"): "-0.35",
+    implied("laplace"): "0.000000",
+    implied("jit"): "-3.83",
+    implied("jit-512"): "-5.2",
+    implied("sd"): "-0.45",
+    implied("sd-min-snr-5"): "-0.45",
 }
 NON_MONOTONE = list(RISES_BELOW)
 # Those that rise elsewhere: in between, twice, and above.
-RISING_ELSEWHERE = [
-    weightings.ModeFlow(scale=1.29),
-    weightings.NormalMixtureFlow(),
-    weightings.BetaFlow(a=-1.0, b=1.0),
-]
+RISING_ELSEWHERE = [implied(name) for name in ("mode-1.29", "three-densities", "sigma-sqrt")]
 MONOTONE = [
-    *(
-        cls()
-        for cls in weightings.WEIGHTINGS
-        if cls() not in RISES_BELOW and cls() not in RISING_ELSEWHERE
-    ),
+    *(cls() for cls in weightings.WEIGHTINGS if cls() not in RISES_BELOW),
+    *map(implied, ("truncated-snr", "indi", "sd3-cosmap", "flow-shift-3", "mode-0.81", "pi0")),
+    *map(implied, ("u-shape", "bell", "sd-v", "cogvideox-2b", "sd-debiased", "elbo-ve")),
     weightings.Sigmoid(k=-3.0),
-    weightings.ShiftedFlow(shift=1 / 9 + 1e-3),
+    weightings.Implied(schedules.Flow(shift=1 / 9 + 1e-3), parameterizations.Flow()),
     weightings.Monotone(weightings.EDM()),
     weightings.Shifted(weightings.Sigmoid(), math.log(2)),
     Tabulated.from_function(weightings.Sigmoid(), "table"),

@@ -1,58 +1,54 @@
-"""HTML gallery of audits: searchable cards, one per audit, and showcases that compare losses.
-
-The page can be read without JavaScript: the script only hides and reorders cards.
-"""
+"""The gallery's report: audits in tables, by group, and showcases that compare losses."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
-from markupsafe import Markup, escape
-from picture import DECADES, HEIGHT, LOGSNR, WIDTH, picture
+import numpy as np
+from plotly.graph_objects import Figure, Scatter
 
-from elbos import __version__
 from elbos.audit.result import Audit
 from elbos.audit.words import View, in_words, views
-from elbos.base.html import document
+from elbos.base.colors import COLORS, Swatch
+from elbos.base.figures import Panel, logsnr_axis, stacked
 from elbos.base.numbers import NONE
+from elbos.base.report import Heading, Paragraph, Part, Plot, Report
+from elbos.base.tables import Cell, Column, Table, evenly
+from elbos.theory.recipes import FAMILIES
 
-HERE = Path(__file__).resolve().parent
 _SHOWN = (
     *("predicts", "coefficient", "noise levels", "w rises on", "negative share", "undecided on"),
     *("expected loss", "nearest", "diagnostics"),
+)
+_LOGSNR = (-14.0, 14.0)
+_DECADES = 6  # of weight: the range of exp(-logsnr/2), the weighting of flow matching, over a plot
+_NUM_POINTS = 120  # of a curve
+_READING = (
+    "Published losses, and losses that go by one name, side by side. "
+    "In the plots are the weighting w, how much each noise level counts, up to a constant, and the "
+    "density p of the noise levels that are drawn, each scaled to a maximum of 1. Where w rises, "
+    "the bounds on the likelihood of noisy data are subtracted. That is a property of a loss, not "
+    "a fault."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A gallery card for one audited loss."""
+    """What the gallery says of one audited loss."""
 
-    name: str  # of the loss, or of its project
-    group: Literal["recipe", "trainer", "showcase"]
+    name: str  # of the loss
+    group: Literal["recipe", "showcase"]
     title: str  # the loss, in a few words
     audit: Audit
-    settings: str = ""  # that determine the loss, as command-line options
-    source: str = ""  # the publication, or the project with its version
+    source: str = ""  # the publication
     command: str = ""  # that prints the full audit
     beside: Audit | None = None  # an audit for comparison
 
     @cached_property
     def view(self) -> View:
         return views([self.audit])[0]
-
-    @property
-    def anchor(self) -> str:
-        """The card's address on the page, such as `recipe-edm`."""
-        title = self.title if self.group == "showcase" else ""
-        words = f"{self.group} {self.name} {self.settings} {title}"
-        return "-".join(re.findall(r"[a-z0-9]+", words.lower()))
-
-    @property
-    def picture(self) -> Markup:
-        return picture(self.audit, self.beside)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -62,63 +58,88 @@ class Card:
         beside = {} if off is None else {"off the first by": in_words(off.value)}
         return shown | beside
 
-    @property
-    def flags(self) -> list[str]:
-        return re.split(r" (?=--)", self.settings) if self.settings else []
-
-    @property
-    def linked_source(self) -> Markup:
-        linked = re.sub(r"(https://[^\s,;)]+)", r'<a href="\1">\1</a>', str(escape(self.source)))
-        return Markup(linked.replace(">https://arxiv.org/abs/", ">arXiv:"))
-
-    @property
-    def sorts_as(self) -> dict[str, float | str]:
-        audit, (low, high) = self.audit, self.audit.central_half
-        verdicts = ("monotone", "undecided", "not monotone", "code error", "no weighting")
-        return {
-            "name": self.name,
-            "verdict": verdicts.index(audit.verdict),
-            "share": audit.negative_share if audit.is_weighted_elbo else "",
-            "samples": audit.rising_share if audit.is_weighted_elbo else "",
-            "level": (low + high) / 2,
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
 class Showcase:
-    """A group of gallery cards that compares several losses."""
+    """A group of losses that are compared."""
 
-    name: str  # anchor for links
+    name: str  # the name of the example's file
     title: str
     text: str  # the comparison and its result: formulas, settings and versions
     cards: Sequence[Card]  # the intended loss first
 
 
-def page(cards: Sequence[Card], showcases: Sequence[Showcase], *, command: str) -> str:
-    """Return the self-contained HTML page of the gallery."""
+def page(cards: Sequence[Card], showcases: Sequence[Showcase], *, command: str) -> Report:
+    """Return the report of the gallery."""
     everything = [*(card for showcase in showcases for card in showcase.cards), *cards]
-    return document(
-        str(HERE / "gallery.html"),
-        script_file=str(HERE / "gallery.js"),
-        has_plots=False,
-        cards=cards,
-        showcases=showcases,
-        size={"width": WIDTH, "height": HEIGHT},
-        ends=LOGSNR,
-        decades=DECADES,
-        content={"elbos": __version__, "losses": list(map(as_dict, everything))},
+    return Report(
+        title="What diffusion losses weigh",
+        parts=[*_parts(cards, showcases)],
         command=command,
+        data={"losses": list(map(as_dict, everything))},
     )
 
 
+def _parts(cards: Sequence[Card], showcases: Sequence[Showcase]) -> Iterator[Part]:
+    yield Paragraph(_READING)
+    for showcase in showcases:
+        yield from (Heading(showcase.title), Paragraph(showcase.text))
+        yield from (Plot(figure(showcase.cards)), table(showcase.cards))
+    for family, recipes in FAMILIES.items():
+        if members := [card for card in cards if card.name in recipes]:
+            yield from (Heading(f"Recipes: {family}"), Plot(figure(members)), table(members))
+
+
+def table(cards: Sequence[Card]) -> Table:
+    """Return a table of the facts of losses, which a page sorts."""
+    names = list(dict.fromkeys(name for card in cards for name in card.facts))
+    heads = ["loss", "about", "notes", *names, "source"]
+    rows = []
+    for card, look in zip(cards, swatches(len(cards)), strict=True):
+        share, (low, high) = card.audit.negative_share, card.audit.central_half
+        sorts = {"negative share": share, "expected loss": (low + high) / 2}
+        facts = [Cell(card.facts.get(name, NONE), value=sorts.get(name)) for name in names]
+        notes = " ".join(f"{note.mark} {note.text}" for note in card.view.notes)
+        rows.append([Cell(card.name, swatch=look), card.title, notes, *facts, card.source])
+    return Table([Column(head, is_numeric=False) for head in heads], rows).without_empty_columns()
+
+
+def swatches(num: int) -> list[Swatch]:
+    """Return the styles of so many curves: every other round of the colours is dashed."""
+    rounds = (divmod(i, len(COLORS)) for i in range(num))
+    return [Swatch(COLORS[place], is_dashed=number % 2 == 1) for number, place in rounds]
+
+
+def figure(cards: Sequence[Card]) -> Figure:
+    """Plot weightings, on a logarithmic axis, and densities over log-SNR."""
+    weights, densities, looks = [], [], swatches(len(cards))
+    for i, card in enumerate(cards):
+        audit = card.audit
+        places = evenly(len(audit.logsnr), _NUM_POINTS)
+        x, w, p = (values.numpy()[places] for values in (audit.logsnr, audit.weight, audit.density))
+        style = {"color": looks[i].color, "dash": looks[i].dash, "width": 2}
+        for traces, values in ((weights, w), (densities, p)):
+            name = re.sub("[<>&]", " ", card.name)
+            shown = np.round(values / values.max(), 7)
+            trace = Scatter(x=np.round(x, 3), y=shown, name=name, line=style)
+            trace.update(hovertemplate="%{fullData.name} %{y:.3g}<extra></extra>")
+            traces.append(trace.update(showlegend=traces is weights))
+    axis = {"type": "log", "range": [-_DECADES, 0.2], "dtick": 1, "exponentformat": "power"}
+    panels = [
+        Panel("<b>Weighting w</b>", 260, weights, axis),
+        Panel("<b>Density p</b> of the noise levels", 120, densities, {"rangemode": "tozero"}),
+    ]
+    fig = stacked(panels, logsnr_axis(*_LOGSNR), has_legend=len(cards) <= 2 * len(COLORS))
+    return fig.update_layout(hovermode="closest", hoversubplots="single")
+
+
 def as_dict(card: Card) -> dict[str, object]:
-    """Return the contents of a gallery card as JSON values."""
+    """Return what the gallery says of a loss as JSON values."""
     audit = card.audit
     return {
         "name": card.name,
         "group": card.group,
         "title": card.title,
-        "settings": card.settings,
         "source": card.source,
         "command": card.command,
         "verdict": audit.verdict,

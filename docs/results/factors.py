@@ -3,7 +3,7 @@ r"""Rank correlations of ELBOs and losses with sample quality, by sampler and by
 python docs/results/factors.py                  from digits/factors.json
 python docs/results/factors.py --runs FOLDER    writes it first, from a comparison's finished runs
 
-digits/protocol.md, second part, has the question and the runs. Correlations are Spearman's over the
+digits/README.md has the question and the runs (Protocol). Correlations are Spearman's over the
 distinct monotone weightings, of means over seeds and over the objectives that have a weighting.
 """
 

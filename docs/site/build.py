@@ -13,6 +13,7 @@ import io
 import itertools
 import json
 import os
+import pkgutil
 import re
 import runpy
 import shutil
@@ -24,7 +25,6 @@ import ziamath
 from tutorials import write_page
 
 import elbos
-from elbos.adapters.trainers import TRAINERS
 from elbos.cli.app import VERBS, run
 
 ROOT = Path(__file__).parents[2]
@@ -41,20 +41,18 @@ MADE = {  # by `make pages`
 }
 HELP = (
     *(["train", "digits"], ["sample"], ["evaluate"], ["compare", "digits"], ["audit"], ["record"]),
-    ["evaluate", "MODEL", "--latents", "CACHE"],
-    *(["weightings"], ["data", "pack"], ["data", "encode"], ["data", "verify"]),
-    ["export"],
+    *(["weightings"], ["data", "pack"]),
 )
 FRAMEWORKS = ("elbos.adapters.lightning", "elbos.adapters.transformers")  # maybe not installed
 
 CONCEPTS = {
     "Objectives": (
         "A loss is a weighting, a noise schedule and a prediction type.",
-        ["elbos.Objective", "elbos.Denoiser", "elbos.denoiser.Guided", "elbos.process"],
+        ["elbos.Objective", "elbos.Denoiser", "elbos.theory.denoiser.Guided", "elbos.process"],
     ),
     "Weightings": (
         "What is optimized: weights by log-SNR, and what is known of them.",
-        ["elbos.weightings", "elbos.tabulated.Tabulated", "elbos.analysis"],
+        ["elbos.weightings", "elbos.analysis"],
     ),
     "Schedules": (
         "The distribution of noise levels, of which only the variance of the loss depends.",
@@ -63,30 +61,29 @@ CONCEPTS = {
     "Prediction types": ("The target of the network.", ["elbos.parameterizations"]),
     "Recipes": ("Published objectives by name.", ["elbos.recipes"]),
     "Audit": (
-        "The weighting of a loss, measured from its code or computed from settings.",
-        ["elbos.audit", "elbos.testing", "elbos.adapters.trainers"],
+        "The weighting of a loss, measured from its code.",
+        ["elbos.audit", "elbos.testing"],
     ),
     "Validation": (
         "The ELBO of any denoiser on held-out data, with its error.",
-        ["elbos.validation", "elbos.validation.protocols"],
+        ["elbos.validation"],
     ),
     "Adapters": (
         "Models of other projects as denoisers, and callbacks for their trainers.",
         [
             *("elbos.adapters.diffusers", "elbos.adapters.edm", "elbos.adapters.flow"),
-            "elbos.adapters.caches",
             *FRAMEWORKS,
         ],
     ),
     "Samplers": ("From noise to samples.", ["elbos.samplers"]),
     "Likelihood": (
-        "Terms of the bound, the ODE's likelihood, and the least loss that there can be.",
-        ["elbos.likelihood", "elbos.floor", "elbos.oracles"],
+        "Terms of the bound, and the ODE's likelihood.",
+        ["elbos.likelihood", "elbos.oracles"],
     ),
     "Networks": ("Networks that come with the library.", ["elbos.networks"]),
     "Runs": (
         "Training, trained runs, their evaluation and export.",
-        ["elbos.fit", "elbos.Run", "elbos.evaluation", "elbos.export", "elbos.tracking"],
+        ["elbos.fit", "elbos.Run", "elbos.evaluation"],
     ),
     "Comparison": (
         "Objectives against each other, paired over seeds.",
@@ -101,9 +98,8 @@ CONCEPTS = {
 def main() -> None:
     shutil.rmtree(SITE, ignore_errors=True)
     copy_pages()
-    write_reference()
+    link_names(write_reference())
     write_command_line()
-    write_trainers()
     write_tutorials()
     assets = SOURCE / "assets"
     assets.mkdir()
@@ -112,9 +108,7 @@ def main() -> None:
         shutil.copy(ROOT / "docs/site" / name, assets)
     entries = [f'    {{ "{title}" = "reference/{slug(title)}.md" }},' for title in CONCEPTS]
     config = (ROOT / "docs/site/zensical.toml").read_text()
-    pages = [f'      {{ "{name}" = "reference/trainers/{name}.md" }},' for name in TRAINERS]
     config = config.replace("@REFERENCE@", "\n".join(entries))
-    config = config.replace("@TRAINERS@", "\n".join(pages))
     named = re.findall(r'= "(\S+\.md)"', config)
     if missing := [page for page in named if not (SOURCE / page).exists()]:
         sys.exit(f"The navigation names what is not there: {', '.join(missing)}")
@@ -162,8 +156,32 @@ def copy_pages() -> None:
                 page.write("\n[The page itself](page.html), without this site around it.\n")
 
 
-def write_reference() -> None:
-    """Write a page for each concept, with the public names of its modules."""
+def link_names(reference: str) -> None:
+    """Link the public names that stand as code in a page's text to their place in the reference."""
+    places = {}
+    for module, names in NAMES.items():
+        for name in names:
+            item = getattr(pkgutil.resolve_name(module), name)
+            if is_documented(item) and directive(item, 2)[0] in reference:
+                path = f"{item.__module__}.{item.__qualname__}"
+                full = f"{module}.{name}"
+                places |= dict.fromkeys((full, full.removeprefix("elbos.")), path)
+
+    def link(code: re.Match[str]) -> str:
+        path = places.get(code[1].partition("(")[0])
+        return f"[{code[0]}][{path}]" if path else code[0]
+
+    for page in [SOURCE / "README.md", *(SOURCE / "docs").rglob("*.md")]:
+        # Blocks of code, headings and what is a link already stay as they are.
+        parts = re.split(
+            r"(^```.*?^```|^#.*?$|\[[^\]]*\]\([^)]*\))", page.read_text(), flags=re.S | re.M
+        )
+        parts[::2] = [re.sub(r"`([^`\n]+)`", link, text) for text in parts[::2]]
+        page.write_text("".join(parts))
+
+
+def write_reference() -> str:
+    """Write a page for each concept, with the public names of its modules; return their text."""
     index, text = ["# Python reference", "", "Public names, by concept.", ""], []
     for title, (summary, entries) in CONCEPTS.items():
         page = [f"# {title}", "", summary, *itertools.chain(*map(section, entries))]
@@ -178,6 +196,7 @@ def write_reference() -> None:
     missing = [name for name, one in objects.items() if directive(one, 2)[0] not in text]
     if missing:
         sys.exit(f"No page of the reference has {', '.join(missing)}: add them to CONCEPTS.")
+    return "\n".join(text)
 
 
 def section(entry: str) -> list[str]:
@@ -187,7 +206,7 @@ def section(entry: str) -> list[str]:
     owner, name = entry.rsplit(".", 1)
     value = getattr(importlib.import_module(owner), name, None)
     if value is None or inspect.ismodule(value):
-        module = importlib.import_module(entry)
+        module = value or importlib.import_module(entry)
         listed = getattr(module, "__all__", None) or NAMES.get(entry) or vars(module)
         options = "    options:\n      members: false\n      show_root_toc_entry: false\n"
         options += "      show_root_heading: false"
@@ -224,30 +243,6 @@ def write_command_line() -> None:
         (SOURCE / "reference" / name).write_text("\n".join([f"# {title}", "", *text]))
         index.append(f"- [{title}]({name})")
     (SOURCE / "reference/cli.md").write_text("\n".join(index))
-
-
-def write_trainers() -> None:
-    """Write a page for each trainer whose settings are read, with the version that was read."""
-    folder = SOURCE / "reference/trainers"
-    folder.mkdir()
-    for name, one in TRAINERS.items():
-        module = f"elbos.adapters.trainers.{name.replace('-', '_')}"
-        command = f"elbos audit {name}:SETTINGS"
-        page = [
-            f"# {name}",
-            "",
-            f"`{command}` · {one.version}",
-            "",
-            f"::: {module}",
-            "    options:",
-        ]
-        page += ["      members: false", "      show_root_toc_entry: false"]
-        page += [
-            "      show_root_heading: false",
-            "",
-            "[Settings of trainers](../../docs/audit.md)",
-        ]
-        (folder / f"{name}.md").write_text("\n".join(page))
 
 
 def write_tutorials() -> None:

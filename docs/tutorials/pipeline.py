@@ -77,4 +77,4 @@ plt.ylabel("change of the loss, nats per dimension")
 plt.show()
 
 # The area under this curve is the gain. [The guide](../evaluation.md) says what else a pipeline
-# can be asked: sample quality, the ODE's likelihood, text-to-image models on cached latents.
+# can be asked: sample quality, the ODE's likelihood.

@@ -36,11 +36,10 @@ for _ in range(600):
 
 validator = elbos.Validator(train, num_levels=17, logsnr_min=-8.0, logsnr_max=7.8)
 loss = validator(denoiser).by_level
-logsnr = torch.tensor(loss.logsnr, dtype=torch.float64)
-floor = elbos.floor.finite_set_floor(elbos.oracles.FiniteSet(train.double()), logsnr)
+floor = validator(elbos.oracles.FiniteSet(train.double())).by_level  # knows them by heart
 
 plt.plot(loss.logsnr, loss.nats_per_dim, label="this model")
-plt.plot(floor.logsnr, floor.loss, label="least loss of any model on these digits")
+plt.plot(floor.logsnr, floor.nats_per_dim, label="least loss of any model on these digits")
 plt.xlabel("log-SNR λ: noise on the left, data on the right")
 plt.ylabel("loss, nats per dimension")
 plt.legend()
@@ -52,7 +51,7 @@ plt.show()
 
 # ## How much is where
 
-excess = torch.tensor(loss.nats_per_dim) - torch.tensor(floor.loss)
+excess = torch.tensor(loss.nats_per_dim) - torch.tensor(floor.nats_per_dim)
 area = torch.cumulative_trapezoid(excess, torch.tensor(loss.logsnr))
 quarter, half, rest = (loss.logsnr[int((area < q * area[-1]).sum())] for q in (0.25, 0.5, 0.75))
 print(
@@ -62,5 +61,4 @@ print(f"below log-SNR {quarter:.1f}, half below {half:.1f}, three quarters below
 
 # A model at the floor has learned its images by heart, so not all of this should be gained. On
 # *held-out* images the floor of the training images still is a lower bound, on average, and the
-# best model of all digits lies between the two curves. [The guide](../evaluation.md#the-floor)
-# says what the distance means at which noise level.
+# best model of all digits lies between the two curves.

@@ -1,3 +1,3 @@
 """Fixtures of adapters."""
 
-from pipelines import folder, latent, saved, trained  # noqa: F401, fixtures
+from pipelines import folder, saved, trained  # noqa: F401, fixtures

@@ -69,39 +69,3 @@ def folder(saved, tmp_path):
 
 def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-@pytest.fixture(scope="session")
-def latent(tmp_path_factory):
-    """A pipeline as Stable Diffusion's, of tiny parts with random weights."""
-    torch.manual_seed(0)
-    unet = diffusers().UNet2DConditionModel(
-        **SMALL,
-        sample_size=4,
-        cross_attention_dim=6,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )
-    vae = diffusers().AutoencoderKL(
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        shift_factor=0.3,
-    )
-    scheduler = diffusers().EulerDiscreteScheduler(prediction_type="v_prediction")
-    folder = tmp_path_factory.mktemp("latent")
-    for name, part in (("unet", unet), ("vae", vae), ("scheduler", scheduler)):
-        part.save_pretrained(folder / name)
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "safety_checker": [None, None],
-        "requires_safety_checker": False,
-    }
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return folder, unet.eval(), vae.eval()

@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-from commands import endless
 from pipelines import edit
 from torch import nn
 
@@ -42,9 +41,7 @@ MISFITS = {
     "unknown class": (zeros, {"_class_name": "ScoreSdeVeScheduler"}, {}, "ScoreSdeVeScheduler"),
     "backwards": (zeros, FLOW | {"invert_sigmas": True}, {}, "invert_sigmas"),
     "own table": (zeros, changed_table(), {}, "alphas_cumprod"),
-    "scaled steps": (zeros, DDPM, {"is_discrete": True, "time_scale": 0.001}, "0.001"),
-    "times to one": (with_config("ChromaTransformer2DModel"), FLOW, {}, "time_scale"),
-    "velocity": (with_config("FluxTransformer2DModel"), DDPM, {}, "DDPMScheduler"),
+    "packed latents": (with_config("FluxTransformer2DModel"), FLOW, {}, "function of (z, timestep"),
     "fourier": (with_config(time_embedding_type="fourier"), DDPM, {}, "fourier"),
 }
 
@@ -111,6 +108,10 @@ SPOILT = {
     "no index": (lambda path: (path / "model_index.json").unlink(), "model_index.json"),
     "two networks": (lambda path: rename(path, transformer=["diffusers", "A"]), "only one"),
     "code": (lambda path: rename(path, unet=["my_model", "UNet2DModel"]), "my_model.UNet2DModel"),
+    "latents": (
+        lambda path: rename(path, vae=["diffusers", "AutoencoderKL"]),
+        "names vae",
+    ),
     "pickle": (
         lambda path: (path / WEIGHTS).rename(path / "unet/diffusion_pytorch_model.bin"),
         "safetensors",
@@ -127,14 +128,6 @@ def test_folders_that_are_no_pipeline(spoil, named, folder):
     spoil(folder)
     with pytest.raises((ValueError, OSError), match=rf"\A.*{re.escape(named)}.*\Z"):
         load(folder)
-
-
-@pytest.mark.usefixtures("at_once")
-def test_no_file_of_a_pipeline_may_be_endless(folder):
-    for path in endless(folder):
-        with pytest.raises(OSError) as caught:
-            load(folder)
-        assert caught.value.filename == str(path)
 
 
 def test_without_diffusers_the_extra_is_named(folder, monkeypatch):

@@ -151,6 +151,32 @@ def test_lightning(lightning: Any, tmp_path: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_lightning_stores_the_model_of_the_best_validation(lightning: Any, tmp_path: Any) -> None:
+    """Also where the callback is appended, after the checkpoints that Lightning puts last."""
+    from elbos.adapters.lightning import ValidationCallback
+
+    history = validated()
+    remaining = lightning.callbacks.ModelCheckpoint(
+        tmp_path, "{step}", monitor="validation_bits_per_dim", every_n_train_steps=5, save_top_k=-1
+    )
+    trainer = lightning.Trainer(
+        max_steps=15,
+        callbacks=[remaining],
+        default_root_dir=tmp_path,
+        **QUIET | {"enable_checkpointing": True},
+    )
+    trainer.callbacks += [ValidationCallback(history), lightning.callbacks.Timer()]
+    data = torch.utils.data.TensorDataset(torch.rand(960, 32))
+    trainer.fit(lightning_module(lightning), torch.utils.data.DataLoader(data, batch_size=64))
+    stored = {path: score.item() for path, score in remaining.best_k_models.items()}
+    expected = {
+        str(tmp_path / f"step={step}.ckpt"): pytest.approx(result.bits_per_dim)
+        for step, result in history.results.items()
+    }
+    assert stored == expected
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_lightnings_averaged_weights_are_those_validated(lightning: Any, tmp_path: Any) -> None:
     """Once there are some: with a start at step 7, the module's own at 5, the average at 10."""
     if not hasattr(lightning.callbacks, "EMAWeightAveraging"):
@@ -158,7 +184,7 @@ def test_lightnings_averaged_weights_are_those_validated(lightning: Any, tmp_pat
     from elbos.adapters.lightning import ValidationCallback
 
     class Copies(lightning.Callback):  # type: ignore[misc]
-        own: ClassVar[dict[int, Any]] = {}
+        mine: ClassVar[dict[int, Any]] = {}
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: object) -> None:
             self.own[trainer.global_step] = copy.deepcopy(pl_module.eval())
@@ -206,9 +232,9 @@ def test_log_validation_takes_averaged_weights_and_gives_them_back() -> None:
     with torch.no_grad():
         model["network"].weight.add_(1)
     weight = model["network"].weight.clone()
-    found = [log_validation(history, accelerator, prepared, step, ema=ema) for step in range(1, 6)]
-    assert found[:4] == [None] * 4
-    assert found[4] == accelerator.logged[5]
+    actual = [log_validation(history, accelerator, prepared, step, ema=ema) for step in range(1, 6)]
+    assert actual[:4] == [None] * 4
+    assert actual[4] == accelerator.logged[5]
     assert list(accelerator.logged) == [5]
     assert history.results[5].bits_per_dim == pytest.approx(expected)
     assert torch.equal(model["network"].weight, weight)
@@ -257,15 +283,15 @@ def test_transformers(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer.train()
     assert callback.audit is not None
     assert (callback.audit.parameterization, callback.audit.num_samples) == ("flow", 12 * 64)
-    logged = [one for one in trainer.state.log_history if "validation_bits_per_dim" in one]
-    assert [one["step"] for one in logged] == list(history.results) == [5, 10]
+    logged = [item for item in trainer.state.log_history if "validation_bits_per_dim" in item]
+    assert [item["step"] for item in logged] == list(history.results) == [5, 10, 14]
     assert logged[1]["validation_bits_per_dim"] == history.results[10].bits_per_dim
     assert trainer.state.best_metric == min(r.bits_per_dim for r in history.results.values())
-    assert [one["step"] for one in trainer.state.log_history if "loss" in one] == [5, 10]
+    assert [item["step"] for item in trainer.state.log_history if "loss" in item] == [5, 10]
     events = accumulator.EventAccumulator(str(tmp_path))
     events.Reload()
     for name, value in losses_by_level(history.results[10]).items():
-        (_, event) = events.Scalars(f"train/{name}")
+        _, event, _ = events.Scalars(f"train/{name}")
         assert (event.step, event.value) == (10, pytest.approx(value))
     args.restore_callback_states_from_checkpoint, resumed = True, validated()
     trainer.pop_callback(ValidationCallback)

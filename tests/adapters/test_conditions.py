@@ -28,8 +28,8 @@ def test_labels_and_keywords_reach_the_network(adapted, randn):
     def made(cond):  # the same, inside of the network
         return lambda z, level: shifted(z, level, **cond)
 
-    given = {"class_labels": labels, "text": text}
-    for cond, named in ((labels, {"class_labels": labels}), (given, given)):
-        found = adapted(shifted)(z, logsnr, cond)
+    inputs = {"class_labels": labels, "text": text}
+    for cond, named in ((labels, {"class_labels": labels}), (inputs, inputs)):
+        actual = adapted(shifted)(z, logsnr, cond)
         expected = adapted(made(named))(z, logsnr)
-        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)

@@ -191,8 +191,8 @@ def test_min_snr(build, gamma, options):
     weights = {"eps": least / snr, "x": least, "v": least / (snr + 1)}
     for prediction, weight in weights.items():
         steps = loss_table(config, Training(prediction=prediction, snr_gamma=gamma))
-        known = ~weight.isnan()  # eps at SNR 0
-        torch.testing.assert_close(steps.coefficient[known], weight[known], rtol=1e-5, atol=1e-12)
+        named = ~weight.isnan()  # eps at SNR 0
+        torch.testing.assert_close(steps.coefficient[named], weight[named], rtol=1e-5, atol=1e-12)
         assert steps.coefficient.isfinite().all()
 
 
@@ -297,7 +297,7 @@ def test_many_steps_are_the_recipe(recipe, name, options, flags):
     spacing = (steps.logsnr[2:] - steps.logsnr[:-2]).abs() / 2
     logsnr = steps.logsnr[inner]
     weight = (steps.probability * steps.eps_coefficient)[inner] / spacing
-    ratio = (weight / RECIPES[recipe].closed_form(logsnr))[logsnr.abs() < 4]
+    ratio = (weight / RECIPES[recipe].weighting(logsnr))[logsnr.abs() < 4]
     close(ratio / ratio.mean(), torch.ones_like(ratio), 0.02)
 
 
@@ -325,8 +325,8 @@ def test_many_steps_are_the_recipe(recipe, name, options, flags):
 )
 def test_diagnostics(name, options, flags, kinds):
     diagnostics = steps_of(name, options, **flags).diagnostics
-    assert [one.kind for one in diagnostics] == kinds
-    assert not any(one.is_fatal for one in diagnostics)
+    assert [item.kind for item in diagnostics] == kinds
+    assert not any(item.is_fatal for item in diagnostics)
 
 
 WRONG = [  # name, options, flags, what the message says

@@ -8,7 +8,7 @@ import torch
 
 import elbos
 
-GUIDE = Path(__file__).parents[2] / "docs/denoisers.md"
+GUIDE = Path(__file__).parents[2] / "docs/validate.md"
 SECTION = GUIDE.read_text().split("## Any model as a denoiser")[1].split("\n## ")[0]
 BY_LOSS, BY_OBJECTIVE, CODE = re.findall(r"```py\n(.*?)```", SECTION, re.DOTALL)
 IMPORTS, LINES = CODE.split("\n\n")

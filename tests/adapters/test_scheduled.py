@@ -205,8 +205,8 @@ def test_what_the_scheduler_clips_is_clipped(name):
     reads = "if self.config.clip_sample:" in inspect.getsource(type(scheduler))
     expected = reads and scheduler.config.clip_sample
     network = lambda z, timestep: z  # noqa: E731
-    given = {"_class_name": name}
-    for found in (denoiser(network, scheduler), denoiser(network, given)):
-        assert (found.clipping is not None) == expected
+    inputs = {"_class_name": name}
+    for actual in (denoiser(network, scheduler), denoiser(network, inputs)):
+        assert (actual.clipping is not None) == expected
     if not reads:
-        assert denoiser(network, given | {"clip_sample": True}).clipping is None
+        assert denoiser(network, inputs | {"clip_sample": True}).clipping is None

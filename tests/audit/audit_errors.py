@@ -9,6 +9,6 @@ def central(result, share=0.98):
 
 def relative_errors(result, weighting):
     """Of the weights, on the central 98 % of the samples; the constant is the best one."""
-    kept = central(result)
-    difference = (result.weight.log() - weighting(result.logsnr).log())[kept]
+    remaining = central(result)
+    difference = (result.weight.log() - weighting(result.logsnr).log())[remaining]
     return (difference - difference.median()).exp() - 1

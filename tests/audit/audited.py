@@ -11,6 +11,14 @@ from elbos import audit
 
 X = 2 * torch.rand(256, 3, 8, 8, generator=torch.Generator().manual_seed(1)) - 1
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))]
+
+
+def sampled(cases, every):
+    """Each `every`-th case; the others are slow."""
+    marks = ([] if i % every == 0 else pytest.mark.slow for i in range(len(cases)))
+    return [pytest.param(case, marks=mark) for case, mark in zip(cases, marks, strict=True)]
+
+
 HALF = (X[:64] + 1) / 2  # data in [0, 1], for losses that normalize them
 
 
@@ -37,7 +45,7 @@ def all_audits():
 
 
 def kinds(result):
-    return [one.kind for one in result.diagnostics]
+    return [item.kind for item in result.diagnostics]
 
 
 def within(intervals, low, high):

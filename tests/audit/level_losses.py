@@ -121,11 +121,11 @@ def rejected(num):
 
 
 def truncated(num):
-    kept = torch.empty(0)
-    while len(kept) < num:
+    remaining = torch.empty(0)
+    while len(remaining) < num:
         z = torch.randn(4 * num)
-        kept = torch.cat([kept, z[z.abs() < 2]])
-    return torch.sigmoid(kept[:num])
+        remaining = torch.cat([remaining, z[z.abs() < 2]])
+    return torch.sigmoid(remaining[:num])
 
 
 def bf16_logit_normal(num):

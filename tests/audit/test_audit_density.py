@@ -20,8 +20,8 @@ NUM_POINTS = 401
 
 def estimate(levels, error=1e-7):
     grid = np.linspace(levels.min(), levels.max(), NUM_POINTS)
-    given = drawn(levels, np.empty((len(levels), 0)), error)
-    return grid, Evidence.from_levels(given).density(grid)
+    inputs = drawn(levels, np.empty((len(levels), 0)), error)
+    return grid, Evidence.from_levels(inputs).density(grid)
 
 
 def drawn(levels, quantiles, error=1e-7):
@@ -293,11 +293,11 @@ def rises_of(levels, log_weight_over_p):
 def test_noise_is_not_called_a_rise():
     # a flat weight, 1 / p times p, in 10 repetitions of 1,000 levels
     mixture = Mixture()
-    found = [
+    actual = [
         rises_of(mixture.draw(1000, seed), lambda grid: -mixture.log_density(grid))
         for seed in range(10)
     ]
-    assert [rises for rises in found if rises] == []
+    assert [rises for rises in actual if rises] == []
 
 
 def test_a_rise_is_found():
@@ -320,8 +320,8 @@ def test_rises_are_found_in_exact_curves():
     assert significant_rises(x, np.ones(601), none) == []
     np.testing.assert_allclose(significant_rises(x, -np.abs(x), none), [(-3, 0)], atol=1e-9)
     two = np.cos(2 * np.pi * x / 3)  # rises on [-1.5, 0] and [1.5, 3]
-    found = significant_rises(x, two, none)
-    np.testing.assert_allclose(found, [(-1.5, 0.0), (1.5, 3.0)], atol=0.06)
+    actual = significant_rises(x, two, none)
+    np.testing.assert_allclose(actual, [(-1.5, 0.0), (1.5, 3.0)], atol=0.06)
 
 
 def test_a_rise_that_is_not_excluded_is_told_with_its_factor():
@@ -369,7 +369,7 @@ def test_dropped_samples_make_no_rise_but_where_they_end(is_used, rise, seed):
         return error[is_used(t)].mean()
 
     result = audit.probe(loss, X[:64], 4000, seed=seed)
-    assert {one.kind for one in result.diagnostics} == {"unused", "normalized-weights"}
+    assert {item.kind for item in result.diagnostics} == {"unused", "normalized-weights"}
     assert result.is_monotone is (rise is None)
     assert [end for _, end in result.rising] == (
         [] if rise is None else [pytest.approx(rise, abs=0.3)]

@@ -11,7 +11,8 @@ from scipy.stats import norm
 
 from elbos.audit import Audit, Diagnostic, from_recipe
 from elbos.audit.diagnostics import KINDS, BatchMean, Clamped, NotFinite, NotSquared
-from elbos.audit.words import as_dict, as_text, difference, facts_tables, views
+from elbos.audit.report import as_text
+from elbos.audit.words import as_dict, difference, facts_tables, views
 
 HUBER = NotSquared(growth=0.5)
 
@@ -41,7 +42,7 @@ def test_the_terminal_shows_what_the_audit_found(edm):
     assert all(said in view.prose for said in (view.summary, view.notes[0].text, view.explanation))
     assert str(edm) == as_text([edm])
     assert len(as_text([edm]).splitlines()) <= 24
-    (table,) = facts_tables([view], [""], 1)
+    (table,) = facts_tables([view], 1)
     text = flat(as_text([edm], width=200, is_verbose=True))
     assert all(f"{name.text} {flat(value.text)}" in text for name, value in table.body_cells)
     assert all(f"{name} {off}" in text for name, off in view.nearest)
@@ -134,9 +135,9 @@ def test_a_sentence_has_all_values_of_its_kind(kind):
     for values in cases[1:] if kind == "coloured-noise" else cases:  # which has one of four
         if kind == "coloured-noise" and "strength" in values:
             values |= {"shape": EXAMPLES[list[float]]}
-        found = Diagnostic.from_values(kind, values)
-        assert (found.kind, found.values) == (kind, values)
-        assert not set("{}") & set(found.text)
+        actual = Diagnostic.from_values(kind, values)
+        assert (actual.kind, actual.values) == (kind, values)
+        assert not set("{}") & set(actual.text)
 
 
 def test_a_diagnostic_of_no_kind_is_refused():
@@ -150,7 +151,7 @@ def test_an_audit_is_read_back_from_json(edm):
     audit = dataclasses.replace(edm, closest=[far], diagnostics=[clamped])
     content = json.loads(audit.to_json(), parse_constant=pytest.fail)
     assert Audit.from_dict(content).to_json() == audit.to_json()
-    assert content["closest"] == [{"name": far.name, "distance": None}]
+    assert content["closest"] == [{"name": far.name, "distance": "inf"}]
     assert content["diagnostics"] == [
         {"kind": "clamped", "values": {"share": 0.1, "logsnr": [-1.0, 2.0]}, "is_fatal": False}
     ]
@@ -162,7 +163,7 @@ def test_json_has_no_numbers_that_json_does_not_have(edm):
     weight[0] = 5e-324  # as where it underflows
     audit = dataclasses.replace(edm, weight=weight, rising=[])
     content = json.loads(audit.to_json(), parse_constant=pytest.fail)
-    assert content["mass_at_max"] is None
+    assert content["mass_at_max"] == "inf"
     assert content["weight"][1:] == audit.weight[1:].tolist()
 
 

@@ -193,17 +193,17 @@ def test_data_on_a_gpu():
 
 def test_the_strength_of_offset_noise_is_exact():
     result = audit.probe(from_noise(offset_noise(0.02)), X[:64], 1000)
-    [found] = result.diagnostics
-    assert found.kind == "offset-noise"
-    assert found.values["strength"] == pytest.approx(0.02, rel=0.02)
+    [actual] = result.diagnostics
+    assert actual.kind == "offset-noise"
+    assert actual.values["strength"] == pytest.approx(0.02, rel=0.02)
 
 
 def test_input_perturbation_is_told_with_its_strength():
     """The network sees the noise eps + 0.1 eps', and what the target lacks is independent of it."""
     result = audit.probe(input_perturbation, X, 2000)
-    [found] = result.diagnostics
-    assert (found.kind, result.parameterization) == ("input-perturbation", "eps")
-    assert found.values["gamma"] == pytest.approx(0.1, rel=1e-5)
+    [actual] = result.diagnostics
+    assert (actual.kind, result.parameterization) == ("input-perturbation", "eps")
+    assert actual.values["gamma"] == pytest.approx(0.1, rel=1e-5)
     assert result.parameterization_factor == pytest.approx(1 / 1.01**0.5, abs=5e-4)
     assert (result.process, result.coefficient_name) == ("variance preserving", "1")
     shifted = schedules.Cosine(shift=-math.log(1.01) / 2)  # of the noise that the network sees

@@ -138,20 +138,20 @@ def double(mixture):
 @pytest.mark.parametrize("name", CONVENTIONS)
 def test_the_denoiser_of_an_exact_network_is_exact(name):
     exact = Exact(name, name == "unnamed")
-    found = found_of(name).denoiser(exact)
-    low, high = max(found.logsnr_min, -8.0), min(found.logsnr_max, 8.0)
+    actual = found_of(name).denoiser(exact)
+    low, high = max(actual.logsnr_min, -8.0), min(actual.logsnr_max, 8.0)
     logsnr = torch.linspace(low + 1e-3, high - 1e-3, 40)
     x = X[:40]
     alpha, sigma = alpha_sigma(logsnr[:, None])
     z = alpha * x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     for value, expected in zip(
-        found(z, logsnr), double(DATA)(z.double(), logsnr.double()), strict=True
+        actual(z, logsnr), double(DATA)(z.double(), logsnr.double()), strict=True
     ):
         assert (value - expected).abs().max() < 5e-3
         assert (value - expected).square().mean().sqrt() < 5e-4
     is_named = name != "unnamed"
-    assert (found.convention.error == 0) == is_named
-    assert found.convention.error < 1e-3
+    assert (actual.convention.error == 0) == is_named
+    assert actual.convention.error < 1e-3
 
 
 TIMES = {"flow": "t", "reversed": "1000 (1 - t)", "ve": "sigma", "edm": "ln(sigma)/4",
@@ -160,9 +160,9 @@ TIMES = {"flow": "t", "reversed": "1000 (1 - t)", "ve": "sigma", "edm": "ln(sigm
 
 @pytest.mark.parametrize("name", TIMES)
 def test_the_time_that_the_network_is_given_is_named(name):
-    found = found_of(name)
-    assert found.time_name == TIMES[name]
-    assert len(repr(found.denoiser(Exact(name)).convention)) < 120
+    actual = found_of(name)
+    assert actual.time_name == TIMES[name]
+    assert len(repr(actual.denoiser(Exact(name)).convention)) < 120
 
 
 COSINE, END = "u, where alpha = cos(pi u/2)", 0.99
@@ -213,16 +213,16 @@ def test_conditions_are_given_as_the_loss_gives_them():
         calls.append((t, y, guidance, mask))
         return torch.zeros_like(z)
 
-    found = probe(loss, X).denoiser(network)
+    actual = probe(loss, X).denoiser(network)
     cond = torch.tensor([3, 4])
-    found(torch.zeros(2, 16), torch.tensor([0.0, 2.0]), cond)
-    found(torch.zeros(2, 16), torch.tensor([0.0, 2.0]), {"y": cond})
+    actual(torch.zeros(2, 16), torch.tensor([0.0, 2.0]), cond)
+    actual(torch.zeros(2, 16), torch.tensor([0.0, 2.0]), {"y": cond})
     for t, y, guidance, mask in calls:
         assert t.numpy() == pytest.approx(1 / (1 + np.exp([0.0, 1.0])), abs=1e-6)
         assert torch.equal(y, cond)
         assert (guidance, mask) == (3.5, None)
     with pytest.raises(ValueError, match="y: give it as cond"):
-        found(torch.zeros(2, 16), torch.tensor([0.0]))
+        actual(torch.zeros(2, 16), torch.tensor([0.0]))
 
 
 def test_a_learned_variance_is_left_out():
@@ -232,8 +232,8 @@ def test_a_learned_variance_is_left_out():
         return (y_hat - (eps - x)).square().mean()
 
     x = torch.rand(16, 3, 4, 4) * 2 - 1
-    found = probe(loss, x).denoiser(lambda z, t: torch.cat([z, torch.full_like(z, 9)], 1))
-    x_hat, _ = found(x, torch.zeros(1))
+    actual = probe(loss, x).denoiser(lambda z, t: torch.cat([z, torch.full_like(z, 9)], 1))
+    x_hat, _ = actual(x, torch.zeros(1))
     z = x / 2**0.5  # the input of rectified flow at t = 1/2
     assert x_hat.numpy() == pytest.approx((z - 0.5 * z).numpy(), abs=1e-5)
 
@@ -259,11 +259,13 @@ def test_a_declared_audit_has_no_denoiser():
 
 
 def test_levels_beyond_those_of_the_loss_are_refused():
-    found = found_of("table").denoiser(Exact("table"))
+    actual = found_of("table").denoiser(Exact("table"))
     ends = [2 * (ALPHA_BAR[i].sqrt() / (1 - ALPHA_BAR[i]).sqrt()).log() for i in (-1, 0)]
-    assert [found.logsnr_min, found.logsnr_max] == pytest.approx([float(e) for e in ends], abs=1e-3)
+    assert [actual.logsnr_min, actual.logsnr_max] == pytest.approx(
+        [float(e) for e in ends], abs=1e-3
+    )
     with pytest.raises(ValueError, match="log-SNR 20"):
-        found(X, torch.tensor([20.0]))
+        actual(X, torch.tensor([20.0]))
 
 
 class Joined(torch.nn.Linear):
@@ -281,13 +283,13 @@ def test_recorded_steps_determine_the_denoiser(dtype, error):
         for _ in range(60):
             t, eps = torch.rand(64, 1), torch.randn_like(X)
             (network(t * X + (1 - t) * eps, t) - (X - eps)).square().mean().backward()
-    found = recorded.audit().denoiser(network)
+    actual = recorded.audit().denoiser(network)
     z, logsnr = X / 2, torch.linspace(-2, 2, 64)
     t = torch.sigmoid(logsnr / 2)[:, None]
     alpha, _ = alpha_sigma(logsnr[:, None])
     with torch.no_grad():
         y = network(z * t / alpha, t)
-        x_hat, _ = found(z, logsnr)
+        x_hat, _ = actual(z, logsnr)
     assert x_hat.numpy() == pytest.approx((z * t / alpha + (1 - t) * y).numpy(), abs=error)
 
 
@@ -309,10 +311,10 @@ def test_a_time_may_be_a_number(number):
         t, eps = np.random.uniform(), torch.randn_like(x)  # noqa: NPY002
         return (network((1 - t) * x + t * eps, number(t)) - (eps - x)).square().mean()
 
-    found, given = probe(loss, X), []
-    assert found.time_name == "t"
-    found.denoiser(lambda z, t: given.append(t) or 0 * z)(X, torch.zeros(64))
-    assert given[0].numpy() == pytest.approx(0.5, abs=1e-3)  # alpha equals sigma
+    actual, inputs = probe(loss, X), []
+    assert actual.time_name == "t"
+    actual.denoiser(lambda z, t: inputs.append(t) or 0 * z)(X, torch.zeros(64))
+    assert inputs[0].numpy() == pytest.approx(0.5, abs=1e-3)  # alpha equals sigma
 
 
 def flow_with(**arguments):
@@ -320,7 +322,7 @@ def flow_with(**arguments):
 
     def loss(network, x):
         t, eps = torch.rand(len(x), 1), torch.randn_like(x)
-        made = {name: one(len(x)) for name, one in arguments.items()}
+        made = {name: item(len(x)) for name, item in arguments.items()}
         return (network((1 - t) * x + t * eps, t, **made) - (eps - x)).square().mean()
 
     return loss
@@ -332,24 +334,24 @@ def flow_with(**arguments):
     ids=["none", "zeros"],
 )
 def test_a_condition_that_the_loss_left_out_is_given(labels):
-    given = []
-    found = probe(flow_with(labels=labels), X).denoiser(
-        lambda z, t, labels: given.append(labels) or 0 * z
+    inputs = []
+    actual = probe(flow_with(labels=labels), X).denoiser(
+        lambda z, t, labels: inputs.append(labels) or 0 * z
     )
     cond = torch.arange(5)
-    found(X[:5], torch.zeros(5), cond)
-    assert torch.equal(given[0], cond)
+    actual(X[:5], torch.zeros(5), cond)
+    assert torch.equal(inputs[0], cond)
     with pytest.raises(ValueError, match="cond"):
         probe(flow_with(), X).denoiser(lambda z, t: z)(X, torch.zeros(64), X)
 
 
 def test_tensors_without_a_row_for_each_sample_are_given_whole():
-    ids, given = torch.randn(12, 3), []
-    found = probe(flow_with(ids=lambda _: ids), X).denoiser(
-        lambda z, t, ids: given.append(ids) or 0 * z
+    ids, inputs = torch.randn(12, 3), []
+    actual = probe(flow_with(ids=lambda _: ids), X).denoiser(
+        lambda z, t, ids: inputs.append(ids) or 0 * z
     )
-    found(X[:5], torch.zeros(5))
-    assert torch.equal(given[0], ids)
+    actual(X[:5], torch.zeros(5))
+    assert torch.equal(inputs[0], ids)
 
 
 @pytest.mark.parametrize(
@@ -358,10 +360,10 @@ def test_tensors_without_a_row_for_each_sample_are_given_whole():
     ids=["number", "embedding"],
 )
 def test_an_argument_that_is_drawn_anew_is_a_condition(drawn):
-    found = probe(flow_with(guidance=drawn), X).denoiser(lambda z, t, guidance: 0 * z)
+    actual = probe(flow_with(guidance=drawn), X).denoiser(lambda z, t, guidance: 0 * z)
     with pytest.raises(ValueError, match="guidance"):
-        found(X, torch.zeros(64))
-    found(X, torch.zeros(64), {"guidance": 3.0})
+        actual(X, torch.zeros(64))
+    actual(X, torch.zeros(64), {"guidance": 3.0})
 
 
 def test_a_time_keeps_its_precision_in_a_network_of_half_precision():
@@ -374,9 +376,9 @@ def test_a_time_keeps_its_precision_in_a_network_of_half_precision():
 
 def test_labels_of_few_classes_are_no_time():
     """Ties must not make a binary label look like a function of the noise level."""
-    found = probe(flow_with(label=lambda num: torch.randint(2, (num,))), X)
+    actual = probe(flow_with(label=lambda num: torch.randint(2, (num,))), X)
     with pytest.raises(ValueError, match="label"):
-        found.denoiser(lambda z, t, label: 0 * z)(X, torch.zeros(64))
+        actual.denoiser(lambda z, t, label: 0 * z)(X, torch.zeros(64))
 
 
 def normalized(network, x):
@@ -419,26 +421,26 @@ def test_an_inexact_convention_is_a_warning():
 
 def test_formulas_are_used_beyond_the_samples_and_tables_are_not():
     for name in ("flow", "reversed", "ve", "edm", "scaled"):
-        found = found_of(name).denoiser(lambda z, t: z)
-        assert (found.logsnr_min, found.logsnr_max) == (-math.inf, math.inf), name
+        actual = found_of(name).denoiser(lambda z, t: z)
+        assert (actual.logsnr_min, actual.logsnr_max) == (-math.inf, math.inf), name
     for name in ("table", "unnamed"):
-        found = found_of(name).denoiser(lambda z, t: z)
-        assert -25 < found.logsnr_min < found.logsnr_max < 25, name
+        actual = found_of(name).denoiser(lambda z, t: z)
+        assert -25 < actual.logsnr_min < actual.logsnr_max < 25, name
 
 
 def test_an_objective_trains_a_network_in_its_own_convention():
     """The weighted loss of the exact network is that of the exact denoiser, with gradients."""
     exact = Exact("edm")
     shift = torch.zeros(16, requires_grad=True)
-    found = found_of("edm").denoiser(lambda z, t: exact(z, t) + shift)
+    actual = found_of("edm").denoiser(lambda z, t: exact(z, t) + shift)
     objective = Objective(
         weighting=Sigmoid(k=2.0),
         schedule=Linear(logsnr_min=-6.0, logsnr_max=6.0),
-        parameterization=found.parameterization,
+        parameterization=actual.parameterization,
     )
     eps = torch.randn(X.shape, generator=torch.Generator().manual_seed(1))
     logsnr = torch.linspace(-6, 6, len(X))
-    loss = objective(found.network, X, eps, logsnr)
+    loss = objective(actual.network, X, eps, logsnr)
     alpha, sigma = alpha_sigma(logsnr[:, None])
     _, eps_hat = double(DATA)((alpha * X + sigma * eps).double(), logsnr.double())
     error = (eps_hat - eps).square().mean(1)
@@ -457,10 +459,10 @@ def flow_of(rows):
 
 
 def test_a_loss_of_half_of_the_batch_is_measured_where_it_is():
-    found = probe(flow_of(len(X) // 2), X)
-    ((diagnostic,), plain) = found.diagnostics, probe(flow_of(None), X)
+    actual = probe(flow_of(len(X) // 2), X)
+    ((diagnostic,), plain) = actual.diagnostics, probe(flow_of(None), X)
     assert (diagnostic.kind, diagnostic.share) == ("untrained-samples", pytest.approx(1 / 2))
-    assert found.distance(plain).value < 1e-3
+    assert actual.distance(plain).value < 1e-3
 
 
 @pytest.mark.parametrize("is_discrete", [False, True])
@@ -476,8 +478,8 @@ def test_a_time_between_steps_is_linear_in_log_snr(is_discrete):
         return (network(z.float(), 4.0 * k) - eps).square().mean()
 
     times = []
-    found = probe(loss, X, num_samples=4000)
-    denoiser = found.denoiser(lambda z, k: times.append(k) or 0 * z, is_discrete=is_discrete)
+    actual = probe(loss, X, num_samples=4000)
+    denoiser = actual.denoiser(lambda z, k: times.append(k) or 0 * z, is_discrete=is_discrete)
     levels = torch.logit(alpha_bar[:, 0])
     logsnr = torch.linspace(*levels[[-1, 0]].tolist(), 64)[1:-1]
     denoiser(X[: len(logsnr)], logsnr)

@@ -20,8 +20,8 @@ def test_latents_that_are_sampled_are_data(loss, scale, name, process, w, seed):
     result = audit.probe(sampled(loss, scale), X[:64], 1000, seed=seed)
     assert (result.parameterization, result.parameterization_factor) == (name, 1.0)
     assert (result.process, kinds(result)) == (process, ["encoded", "sampled-data"])
-    kept = central(result, 0.9)
-    errors = (result.weight.log() - w(result.logsnr).log())[kept]
+    remaining = central(result, 0.9)
+    errors = (result.weight.log() - w(result.logsnr).log())[remaining]
     assert (errors - errors.median()).abs().median() < 0.05
 
 
@@ -41,10 +41,10 @@ def test_noise_that_is_added_to_the_data_belongs_to_them(std):
         return v_loss(network, x + std * torch.randn_like(x))
 
     result = audit.probe(loss, X, 1000)
-    [found] = result.diagnostics
-    assert found.kind == "sampled-data"
+    [actual] = result.diagnostics
+    assert actual.kind == "sampled-data"
     share = std / math.hypot(std, X.std().item())
-    assert found.values["share"] == pytest.approx(share, rel=1e-2)
+    assert actual.values["share"] == pytest.approx(share, rel=1e-2)
     assert (result.parameterization, result.schedule) == ("v", "Cosine()")
 
 

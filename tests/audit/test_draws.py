@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from elbos import audit
-from elbos.audit.probing.rng import Recorder
+from elbos.audit.calls.rng import Recorder
 
 U = torch.linspace(0.01, 0.99, 16, dtype=torch.float64)
 THREE_TO_TEN = stats.randint(3, 11).ppf(U)
@@ -71,6 +71,6 @@ def test_the_random_numbers_of_python_and_numpy_stay():
 
     expected = drawn()
     with audit.record(torch.nn.Linear(2, 2)):
-        found = drawn()
-    assert found == expected
-    assert [type(value) for value in found] == [type(value) for value in expected]
+        actual = drawn()
+    assert actual == expected
+    assert [type(value) for value in actual] == [type(value) for value in expected]

@@ -70,5 +70,5 @@ def test_a_loss_that_is_not_decided_says_by_what_factor_it_may_rise():
     result = audit.probe(loss, X[:64, :, :4, :4], 1000)
     assert result.verdict == "undecided"
     assert result.is_monotone is False
-    assert all(one.start < one.end and one.factor > 1.05 for one in result.undecided)
+    assert all(item.start < item.end and item.factor > 1.05 for item in result.undecided)
     assert audit.Audit.from_dict(result.to_dict()).undecided == result.undecided

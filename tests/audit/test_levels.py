@@ -86,10 +86,10 @@ def test_parameters_of_the_users_own_are_as_exact_as_published_ones(mean, std, w
     assert relative_errors(result, weighting).abs().max() < 1e-3
     low, high = result.logsnr[0].item(), result.logsnr[-1].item()
     expected = within(analysis.rising_intervals(weighting, -50, 50), low, high)
-    found = [(max(start, low), end) for start, end in result.rising]
-    assert len(found) == len(expected)
+    actual = [(max(start, low), end) for start, end in result.rising]
+    assert len(actual) == len(expected)
     assert result.is_monotone == (expected == [])
-    for (_, end), (_, true_end) in zip(found, expected, strict=True):
+    for (_, end), (_, true_end) in zip(actual, expected, strict=True):
         assert abs(end - true_end) < 0.15
 
 

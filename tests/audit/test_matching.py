@@ -19,6 +19,7 @@ from elbos.audit.names.matching import (
     prediction_of,
 )
 from elbos.theory import parameterizations, schedules, weightings
+from elbos.theory.recipes import RECIPES
 
 
 @pytest.mark.parametrize("sign", [0.0, -1.0])
@@ -104,8 +105,8 @@ def test_the_code_of_the_verdict_makes_it_a_likelihood_objective():
     after = audit.probe(mended, X, 2000)
     assert after.is_monotone
     assert after.monotone_code is None
-    kept = central(after)
-    ratio = (after.weight / before.monotone_weight).log()[kept]
+    remaining = central(after)
+    ratio = (after.weight / before.monotone_weight).log()[remaining]
     assert (ratio - ratio.median()).abs().max() < 0.02
     assert (after.monotone_weight >= after.weight).all()
 
@@ -124,15 +125,15 @@ def log_of(weighting):
     "weighting",
     [
         weightings.EDM(mean=-1.0, std=3.0, sigma_data=2.0),
-        weightings.LogitNormalFlow(mean=0.2, std=1.1),
-        weightings.Shifted(weightings.DDPM(), 0.3),
+        weightings.Implied(schedules.Normal(mean=-0.4, std=2.2), parameterizations.Flow()),
+        weightings.Shifted(RECIPES["ddpm"].weighting, 0.3),
         weightings.Monotone(weightings.P2()),
     ],
     ids=repr,
 )
 def test_the_nearest_is_the_first_of_the_list(weighting):
     """Whatever is published; the list has one order."""
-    distances = [one.distance for one in nearest_weightings(LEVELS, log_of(weighting), NORMAL)]
+    distances = [item.distance for item in nearest_weightings(LEVELS, log_of(weighting), NORMAL)]
     assert distances == sorted(distances)
 
 
@@ -182,9 +183,13 @@ def on_stable_diffusions_table(predicts_v, coefficient):
 @pytest.mark.parametrize(
     ("predicts_v", "coefficient", "name"),
     [
-        (False, torch.ones_like, "StableDiffusion()"),
-        (True, lambda snr: snr.clamp(max=3) / (snr + 1), "StableDiffusionMinSNR(gamma=3.0"),
-        (False, lambda snr: snr**-0.5, "StableDiffusionDebiased()"),
+        (False, torch.ones_like, "sd"),
+        (
+            True,
+            lambda snr: snr.clamp(max=3) / (snr + 1),
+            "Implied(StableDiffusion(), Eps(), coefficient='min(snr, 3.0",
+        ),
+        (False, lambda snr: snr**-0.5, "sd-debiased"),
     ],
 )
 def test_stable_diffusions_table_has_its_name(predicts_v, coefficient, name):

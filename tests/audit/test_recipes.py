@@ -3,32 +3,39 @@
 import pytest
 import torch
 from audit_errors import central, relative_errors
-from audited import X, audited, audited_oddity, edm_per_sample, kinds, within
+from audited import X, audited, audited_oddity, edm_per_sample, kinds, sampled, within
 from mistaken_losses import MISTAKES, ODDITIES
 from training_losses import CASES, cosine_with_offset
 
 from elbos import audit
 from elbos.audit.diagnostics import KINDS
 from elbos.audit.words import views
+from elbos.base.codec import parse
 from elbos.theory import elbo as analysis
 from elbos.theory import weightings
-from elbos.theory.names import code
 from elbos.theory.recipes import RECIPES
+from elbos.theory.weightings import Weighting
 
 
 def truth_of(case, result):
     """What a case weighs; its recipe's closed form, but for the offset that cosine steps have."""
-    closed_form = RECIPES[case.recipe].closed_form
+    closed_form = RECIPES[case.recipe].weighting
     if (result.density_kind, result.schedule) != ("table", "Cosine()"):
         return closed_form
     iddpm = weightings.IDDPM()
     return lambda logsnr: closed_form(logsnr) * cosine_with_offset(logsnr) / iddpm(logsnr)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.loss.__name__)
+def is_named(result, weighting):
+    """Whether the first name means this weighting, up to a factor; names have four digits."""
+    ratio = parse(Weighting, result.closest[0].name)(result.logsnr) / weighting(result.logsnr)
+    return (ratio / ratio[len(ratio) // 2] - 1)[central(result)].abs().max() < 3e-3
+
+
+@pytest.mark.parametrize("case", sampled(CASES, 4), ids=lambda case: case.loss.__name__)
 def test_a_recipe_is_recovered(case):
     result = audited(case.loss, 5000)
-    closed_form = RECIPES[case.recipe].closed_form
+    closed_form = RECIPES[case.recipe].weighting
     for truth in (closed_form, truth_of(case, result)):
         errors = relative_errors(result, truth).abs()
         assert errors.median() < 0.03
@@ -37,14 +44,14 @@ def test_a_recipe_is_recovered(case):
     assert errors.quantile(0.95) < (0.015 if is_table else 0.003)
     assert warnings(result) == []
     assert result.parameterization == case.parameterization
-    assert result.closest[0].name == code(closed_form)
+    assert is_named(result, closed_form)
     ends = result.logsnr[[0, -1]].tolist()
     assert result.is_monotone == analysis.is_monotone(closed_form, *ends)
-    kept = result.logsnr[central(result)]
-    low, high = kept[0].item(), kept[-1].item()
+    remaining = result.logsnr[central(result)]
+    low, high = remaining[0].item(), remaining[-1].item()
     expected = within(analysis.rising_intervals(closed_form, -50, 50), low, high)
-    found = within(result.rising, low, high)
-    torch.testing.assert_close(found, expected, atol=0.15, rtol=0)  # where the slope is 0
+    actual = within(result.rising, low, high)
+    torch.testing.assert_close(actual, expected, atol=0.15, rtol=0)  # where the slope is 0
 
 
 def has(**values):
@@ -80,7 +87,7 @@ def warnings(result):
     return [note.kind for note in views([result])[0].notes if note.kind in ("slip", "error")]
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+@pytest.mark.parametrize("mistake", sampled(MISTAKES, 3), ids=lambda mistake: mistake.name)
 def test_a_mistake_is_found(mistake):
     is_found = FOUND[mistake.name]
     right, wrong = audited(mistake.right, 2000), audited(mistake.wrong, 4000)
@@ -130,8 +137,9 @@ def test_the_masses_are_those_of_the_theory():
 def test_a_declared_recipe_is_exact(name):
     result = audit.from_recipe(name)
     recipe = RECIPES[name]
-    assert relative_errors(result, recipe.closed_form).abs().max() < 1e-9
+    assert relative_errors(result, recipe.weighting).abs().max() < 1e-9
     low, high = result.logsnr[0].item(), result.logsnr[-1].item()
-    expected = analysis.rising_intervals(recipe.closed_form, low, high)
+    expected = analysis.rising_intervals(recipe.weighting, low, high)
     torch.testing.assert_close(result.rising, expected, atol=1e-5, rtol=0)
-    assert result.closest[0] == (code(recipe.closed_form), pytest.approx(0, abs=1e-9))
+    assert is_named(result, recipe.weighting)
+    assert result.closest[0].distance == pytest.approx(0, abs=1e-9)

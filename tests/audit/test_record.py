@@ -111,15 +111,15 @@ def test_steps_before_a_layer_that_begins_at_zero_has_an_output_are_left_out() -
 def test_the_weighting_is_the_closed_form(loss: Callable[..., Tensor]) -> None:
     recorded = train(loss, 200, 0)
     assert recorded.num_samples == 200 * 64
-    found = recorded.audit()
+    actual = recorded.audit()
     is_v = loss is v_min_snr
-    assert found.parameterization == ("v" if is_v else "edm")
-    assert found.sigma_data == (None if is_v else pytest.approx(0.5, 0.01))
-    low, high = (torch.quantile(found.logsnr, q) for q in (0.2, 0.8))
+    assert actual.parameterization == ("v" if is_v else "edm")
+    assert actual.sigma_data == (None if is_v else pytest.approx(0.5, 0.01))
+    low, high = (torch.quantile(actual.logsnr, q) for q in (0.2, 0.8))
     grid = torch.linspace(low, high, 50, dtype=torch.float64)
-    ratio = (found.weighting(grid) / WEIGHTS[loss](grid)).log()
+    ratio = (actual.weighting(grid) / WEIGHTS[loss](grid)).log()
     assert (ratio - ratio.median()).abs().max() < 0.02  # 0.009 was the most of 32
-    assert found.verdict == "not monotone"
+    assert actual.verdict == "not monotone"
 
 
 def low_discrepancy(num: int) -> Tensor:
@@ -147,11 +147,11 @@ def test_the_last_batch_of_an_epoch_may_be_smaller(times: Callable[[int], Tensor
         for x in [*data.split(64), *data.split(64)]:
             [random.uniform(-1, 1) for _ in x]  # noqa: S311, as a data loader turns images
             flow_step(net, x, times(len(x)))
-    found = recorded.audit()
-    assert (found.num_samples, found.schedule) == (2 * len(data), "Flow()")
-    assert found.density_kind == "named"  # the smooth density of so few samples is 10 % off
-    ratio = found.weight.log() + found.logsnr / 2
-    assert (ratio - ratio.median())[found.logsnr.abs() < 4].abs().max() < 0.01
+    actual = recorded.audit()
+    assert (actual.num_samples, actual.schedule) == (2 * len(data), "Flow()")
+    assert actual.density_kind == "named"  # the smooth density of so few samples is 10 % off
+    ratio = actual.weight.log() + actual.logsnr / 2
+    assert (ratio - ratio.median())[actual.logsnr.abs() < 4].abs().max() < 0.01
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -164,8 +164,8 @@ def test_the_sign_of_a_flow_is_that_of_the_recorded_time(sign: int) -> None:
             t, eps = torch.rand(64, 1), torch.randn_like(x)
             y = net(t * x + (1 - t) * eps, t if sign > 0 else 1 - t)
             (y - (x - eps)).square().mean().backward()
-    found = recorded.audit()
-    assert (found.time_sign, found.parameterization_factor) == (sign, -1)
+    actual = recorded.audit()
+    assert (actual.time_sign, actual.parameterization_factor) == (sign, -1)
 
 
 def test_data_that_the_noise_was_not_drawn_like() -> None:
@@ -265,9 +265,9 @@ def test_factors_of_steps_are_found_and_leave_the_weighting(
     factor: Callable[[int], float], change: float, seed: int
 ) -> None:
     result = train(Scaled(factor), 60, seed).audit()
-    assert [one.kind for one in result.diagnostics] == ["scaled-steps"]
+    assert [item.kind for item in result.diagnostics] == ["scaled-steps"]
     assert result.diagnostics[0].values["change"] == pytest.approx(change, rel=0.01)
-    assert result.closest[0].name == "BetaFlow(a=1.0, b=2.0)"
+    assert result.closest[0].name == "beta-1-2"
 
 
 def changed_halfway(i: int, t: Tensor) -> Tensor:
@@ -290,7 +290,7 @@ def test_a_weight_that_changes_with_the_step_is_no_error_in_the_code(
         return (weight(next(steps), t) * error).mean()
 
     result = train(loss, 60, seed).audit()
-    kinds = [one.kind for one in result.diagnostics]
+    kinds = [item.kind for item in result.diagnostics]
     assert kinds in (["changed-coefficient"], ["scaled-steps", "changed-coefficient"])
     assert (result.recipe, result.resembles) == (None, [])
 
@@ -335,7 +335,7 @@ def test_coefficients_that_depend_on_errors_are_no_random_ones(
         return reduced(error_of_flow(net, x)[0].mean(1))
 
     result = train(loss, 60, seed).audit()
-    kinds = {one.kind for one in result.diagnostics} & {"error-dependent", "scattered"}
+    kinds = {item.kind for item in result.diagnostics} & {"error-dependent", "scattered"}
     assert kinds == {kind}
     assert (result.is_weighted_elbo, result.recipe) == (kind == "scattered", None)
 
@@ -372,7 +372,7 @@ def test_sizes_of_batches_and_samples_are_no_part_of_the_weighting(
             eps = torch.randn_like(x)
             reduced((net((1 - t) * x + t * eps, t) - (eps - x)).square()).backward()
     result = recorded.audit()
-    assert [one.kind for one in result.diagnostics] == ["scaled-steps"]
+    assert [item.kind for item in result.diagnostics] == ["scaled-steps"]
     assert result.diagnostics[0].values["change"] == pytest.approx(change, rel=1e-3)
     assert (result.verdict, result.recipe) == ("monotone", "flow")
 
@@ -388,6 +388,41 @@ def test_backward_passes_are_summed_and_gradients_for_a_log_are_not() -> None:
             torch.autograd.grad((t**2 * error).mean(), net.layers[2].weight)
     assert recorded.num_samples == 20 * 64
     assert recorded.audit().recipe == "flow"
+
+
+def test_gradients_of_one_step_are_summed_however_they_are_computed() -> None:
+    """Of two losses on halves by noise level, 4 and 1 times flow's: flow's weighting, rising."""
+    net = Network()
+    with audit.record(net) as recorded:
+        for _ in range(40):
+            error, _, t = error_of_flow(net, torch.rand(64, 64))
+            for part in (4 * error * (t < 0.5), error * (t >= 0.5)):
+                torch.autograd.grad(part.mean(), list(net.parameters()), retain_graph=True)
+    result = recorded.audit()
+    assert result.is_monotone is False
+    noisy, clean = (
+        result.coefficient[part].median() for part in (result.logsnr < -1, result.logsnr > 1)
+    )
+    assert clean / noisy == pytest.approx(4, rel=1e-3)
+
+
+def test_hooks_of_the_output_are_a_part_of_the_loss() -> None:
+    """They may be registered after the network was called."""
+    net, loop = Network(), []
+    for by_hook in (True, False):
+        torch.manual_seed(0)
+        with audit.record(net) as recorded:
+            for _ in range(40):
+                x = torch.rand(64, 64)
+                t, eps = torch.rand(64, 1), torch.randn_like(x)
+                y = net((1 - t) * x + t * eps, t)
+                if by_hook:
+                    y.register_hook(lambda g, t=t: g * (1 - t))
+                error = (y - (eps - x)).square()
+                (error if by_hook else error * (1 - t)).mean().backward()
+        loop.append(recorded.audit())
+    hooked, weighted = loop
+    torch.testing.assert_close(hooked.weight, weighted.weight)
 
 
 def test_data_drawn_from_a_normal_distribution_are_not_the_noise() -> None:
@@ -407,7 +442,7 @@ def test_a_second_half_of_the_output_is_a_diagnostic() -> None:
             error, *_ = error_of_flow(lambda z, t: net(z, t)[:, :64], torch.rand(64, 64))
             error.mean().backward()
     result = recorded.audit()
-    assert (result.recipe, [one.kind for one in result.diagnostics]) == (
+    assert (result.recipe, [item.kind for item in result.diagnostics]) == (
         "flow",
         ["learned-variance"],
     )
@@ -420,7 +455,7 @@ def test_clipped_inputs_have_no_weighting(limit: float, is_known: bool) -> None:
 
     recorded = train(loss, 40, 0)
     if is_known:  # some batches are not clipped
-        assert [one.kind for one in recorded.audit().diagnostics] == ["clipped-input"]
+        assert [item.kind for item in recorded.audit().diagnostics] == ["clipped-input"]
     else:
         with pytest.raises(ValueError, match="clipped"):
             recorded.audit()
@@ -441,7 +476,7 @@ def test_calls_that_are_not_recorded_are_a_diagnostic() -> None:
             z.mean().backward()
     result = recorded.audit()
     assert result.recipe == "flow"
-    assert [(one.kind, one.values["share"]) for one in result.diagnostics] == [
+    assert [(item.kind, item.values["share"]) for item in result.diagnostics] == [
         ("skipped-calls", 0.25)
     ]
 
@@ -461,7 +496,7 @@ def test_clean_data_and_a_draw_are_no_noisy_data() -> None:
             (net((1 - t) * x + t * eps, t, other) - (eps - x)).square().mean().backward()
     result = recorded.audit()
     assert result.recipe == "flow"
-    assert [one.kind for one in result.diagnostics] == ["skipped-calls"]
+    assert [item.kind for item in result.diagnostics] == ["skipped-calls"]
 
 
 @pytest.mark.parametrize("is_first", [True, False])
@@ -479,6 +514,20 @@ def test_conditions_may_be_concatenated_with_the_noisy_data(is_first: bool) -> N
             logit_normal_flow(conditioned, torch.rand(64, 64)).backward()
     result = recorded.audit()
     assert (result.recipe, result.diagnostics) == ("sd3", [])
+
+
+def test_steps_after_a_divergence_are_left_out() -> None:
+    network, x = Network(), torch.rand(64, 64)
+    with audit.record(network) as recorded:
+        for step in range(12):
+            logit_normal_flow(network, x).backward()
+            if step == 9:
+                nn.utils.vector_to_parameters(
+                    torch.full((sum(p.numel() for p in network.parameters()),), torch.nan),
+                    network.parameters(),
+                )
+    result = recorded.audit()
+    assert result.num_samples == 640 and result.weight.isfinite().all()
 
 
 def test_of_a_module_that_returns_its_loss_the_network_is_recorded() -> None:
@@ -514,7 +563,7 @@ def test_noise_that_is_not_drawn_anew_is_a_diagnostic(between: str) -> None:
             torch.manual_seed(step)
     result = recorded.audit()
     assert result.recipe == "flow"
-    assert [(one.kind, one.values["between"]) for one in result.diagnostics] == [
+    assert [(item.kind, item.values["between"]) for item in result.diagnostics] == [
         ("shared-draws", between)
     ]
 
@@ -563,7 +612,7 @@ def test_recorded_losses_that_are_no_squared_error_have_no_weighting(
     loss: Callable[..., Tensor], seed: int
 ) -> None:
     result = train(loss, 40, seed).audit()
-    assert {one.kind for one in result.diagnostics} & {"not-quadratic", "strange-target"}
+    assert {item.kind for item in result.diagnostics} & {"not-quadratic", "strange-target"}
     assert (result.verdict, result.recipe, result.resembles) == ("no weighting", None, [])
 
 
@@ -573,7 +622,7 @@ def test_scattered_coefficients_equal_no_published_formula() -> None:
         return (error * (torch.rand(len(x), 1) < 0.94)).mean()
 
     result = train(dropped, 60, 0).audit()
-    assert "scattered" in [one.kind for one in result.diagnostics]
+    assert "scattered" in [item.kind for item in result.diagnostics]
     assert (result.recipe, result.resembles) == (None, [])
 
 
@@ -616,11 +665,11 @@ UNUSUAL: list[tuple[Callable[..., Tensor], str, bool]] = [
 def test_recorded_losses_have_the_diagnostics_of_probe(
     loss: Callable[..., Tensor], kind: str, has_weighting: bool
 ) -> None:
-    found = train(loss, 10, 0).audit()
-    assert kind in [one.kind for one in found.diagnostics]
-    assert found.is_weighted_elbo is has_weighting
+    actual = train(loss, 10, 0).audit()
+    assert kind in [item.kind for item in actual.diagnostics]
+    assert actual.is_weighted_elbo is has_weighting
     if loss is summed_flow:  # 2 log(1 / 0.1) is the cleanest level
-        assert 4 < found.logsnr[-1] < 4.606
+        assert 4 < actual.logsnr[-1] < 4.606
 
 
 def _seeded_step(seed_by_rank, data_by_rank, told):
@@ -635,9 +684,11 @@ def _seeded_step(seed_by_rank, data_by_rank, told):
         for _ in range(12):
             t, eps = torch.rand(64, 1), torch.randn_like(x)
             (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean().backward()
-    found = recorded.audit(is_shared=True).diagnostics
-    shared = [one for one in found if one.kind == "shared-draws" and one.between == "processes"]
-    assert {one.what: one.share for one in shared} == told
+    actual = recorded.audit(is_shared=True).diagnostics
+    shared = [
+        item for item in actual if item.kind == "shared-draws" and item.between == "processes"
+    ]
+    assert {item.what: item.share for item in shared} == told
 
 
 @pytest.mark.parametrize(

@@ -124,11 +124,11 @@ def test_recording_changes_no_form_of_training(form: Any) -> None:
         assert torch.equal(mine, its)
     assert recorded is not None
     assert recorded.num_samples == 64 * NUM_STEPS
-    found = recorded.audit()
+    actual = recorded.audit()
     is_flow = form is averaged
-    assert found.parameterization == ("flow" if is_flow else "eps")
-    log_w = -found.logsnr / 2 if is_flow else -torch.log(torch.cosh(found.logsnr / 2))
-    difference = (found.weight.log() - log_w)[found.logsnr.abs() < 5]
+    assert actual.parameterization == ("flow" if is_flow else "eps")
+    log_w = -actual.logsnr / 2 if is_flow else -torch.log(torch.cosh(actual.logsnr / 2))
+    difference = (actual.weight.log() - log_w)[actual.logsnr.abs() < 5]
     assert (difference - difference.median()).abs().max() < 0.05  # bf16 has 8 binary digits
 
 

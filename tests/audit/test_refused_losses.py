@@ -11,13 +11,13 @@ from elbos import audit
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("refused", REFUSED, ids=[one.name for one in REFUSED])
+@pytest.mark.parametrize("refused", REFUSED, ids=[item.name for item in REFUSED])
 def test_refusals_name_the_true_reason(refused, seed):
     with pytest.raises(ValueError, match="plus noise of one level per sample") as error:
         audit.probe(refused.loss, X[:64], 300, seed=seed)
     assert refused.reason in str(error.value)
-    others = {one.reason for one in REFUSED} - {refused.reason}
-    assert not any(reason in str(error.value) for reason in others)
+    rest = {item.reason for item in REFUSED} - {refused.reason}
+    assert not any(reason in str(error.value) for reason in rest)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400
 

@@ -27,7 +27,7 @@ OF_RECIPES = {"Min-SNR": "min-snr-5", "P2": "p2-1", "debiased estimation": "debi
 
 
 def slips(result):
-    return [(one.part, one.change) for one in result.resembles if one.change]
+    return [(item.part, item.change) for item in result.resembles if item.change]
 
 
 def kinds_of_notes(result):
@@ -76,15 +76,15 @@ def test_a_step_without_noise_is_one_of_the_table_and_no_other_target():
 def test_a_recipe_is_itself_and_like_no_other(name):
     result, recipe = audit.from_recipe(name), RECIPES[name]
     assert slips(result) == []
-    found = RECIPES[result.recipe]
-    assert (found.closed_form, found.schedule) == (recipe.closed_form, recipe.schedule)
+    actual = RECIPES[result.recipe]
+    assert (actual.weighting, actual.schedule) == (recipe.weighting, recipe.schedule)
 
 
 @pytest.mark.parametrize("one", COEFFICIENTS, ids=lambda one: f"{one.name}, {one.prediction}")
 def test_a_published_coefficient_is_its_recipes(one):
     """That of the recipe's weighting over its density, for this prediction type."""
     recipe = RECIPES[OF_RECIPES[one.name]]
-    log_k = recipe.closed_form(LEVELS).log() - recipe.schedule.log_density(LEVELS)
+    log_k = recipe.weighting(LEVELS).log() - recipe.schedule.log_density(LEVELS)
     log_c = log_k + PREDICTIONS[one.prediction].eps_error_per_error(LEVELS).log()
     formula = one.formula.replace("S", "4")
     d, g = fit_formula(formula, LEVELS.numpy(), log_c.numpy(), SHARES)
@@ -149,7 +149,7 @@ def test_slips_of_edm_are_compared_with_edm(name):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_weights_of_the_loss_of_f_are_named(name):
     result = audit.probe(edm(PUBLISHED[name], of="F"), X[:64], 2000)
-    assert [(one.name, one.change) for one in result.resembles] == [(name, "")]
+    assert [(item.name, item.change) for item in result.resembles] == [(name, "")]
     assert "DDPM" not in views([result])[0].explanation
 
 
@@ -188,7 +188,7 @@ def test_a_weight_of_x_is_named_for_every_prediction_type(name, prediction):
         return OF_X[name](logsnr.exp()) * per_error
 
     result = declared(prediction, coefficient)
-    named = [(one.name, one.change) for one in result.resembles if one.part == "coefficient"]
+    named = [(item.name, item.change) for item in result.resembles if item.part == "coefficient"]
     assert named == [(name, "")] and "**1*" not in result.resembles[0].formula
 
 
@@ -219,8 +219,8 @@ def test_mistaken_tables_are_compared_with_the_published_schedule(recipe, betas,
         alpha, sigma = (table[t].view(-1, 1, 1, 1) for table in (signal, noise))
         return (network(alpha * x + sigma * eps, t) - eps).square().mean()
 
-    (found,) = [r for r in audit.probe(loss, X[:64], 4000).resembles if r.change]
-    assert (found.part, found.name.split()[-1]) == ("process", recipe)
+    (actual,) = [r for r in audit.probe(loss, X[:64], 4000).resembles if r.change]
+    assert (actual.part, actual.name.split()[-1]) == ("process", recipe)
 
 
 @pytest.mark.parametrize("name", ["p2-1", "edm", "sd3", "flow-shift-5", "soft-min-snr-4"])

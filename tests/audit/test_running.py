@@ -50,7 +50,7 @@ def test_a_script_that_runs_has_the_weighting_of_its_loss(words, run):
     assert (audit.parameterization, audit.recipe) == (prediction, recipe)
     assert 4000 <= audit.num_samples < 4000 + 64
     inner = (audit.density.cumsum(0) / audit.density.sum() - 0.5).abs() < 0.45
-    ratio = (audit.weight / RECIPES[recipe].closed_form(audit.logsnr)).log()[inner]
+    ratio = (audit.weight / RECIPES[recipe].weighting(audit.logsnr)).log()[inner]
     assert (ratio - ratio.median()).abs().max() < 0.1
 
 

@@ -90,9 +90,9 @@ def test_times_that_do_not_give_the_level_are_a_diagnostic(told, expected, seed)
 
 
 def test_the_scatter_is_that_of_the_random_scale():
-    [found, *_] = audit.probe(t_edm(5), X, 1000).diagnostics
+    [actual, *_] = audit.probe(t_edm(5), X, 1000).diagnostics
     log_kappa = torch.special.polygamma(1, torch.tensor(2.5)).sqrt().item()  # of chi2(5)
-    assert found.values["scatter"] == pytest.approx(log_kappa, rel=0.2)
+    assert actual.values["scatter"] == pytest.approx(log_kappa, rel=0.2)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -109,8 +109,8 @@ def test_a_target_drawn_at_random_has_no_weighting(seed):
 
 
 def test_few_samples_leave_a_target_in_order():
-    found = [audit.probe(flow_loss(), X[:64], 100, seed=seed) for seed in range(12)]
-    assert [kinds(result) for result in found] == [[]] * 12
+    actual = [audit.probe(flow_loss(), X[:64], 100, seed=seed) for seed in range(12)]
+    assert [kinds(result) for result in actual] == [[]] * 12
 
 
 @pytest.mark.parametrize("seed", SEEDS)

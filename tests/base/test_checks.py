@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import elbos
-from elbos.base.checks import require_type, typed
-from elbos.base.codec import digest, encode
+from elbos.base.checks import typed
+from elbos.base.codec import decode, digest, encode
 from elbos.evaluation import EvaluationConfig
 from elbos.models import samplers
 from elbos.models.networks import NETWORKS
@@ -26,14 +26,14 @@ MADE: list[Any] = [
     *(kind() for kind in samplers.SAMPLERS),
     *(kind() for kind in NETWORKS),
     *(Optimizer(), Averaging(), Output(), Execution(), Sampling(), EvaluationConfig()),
-    *(data.Folder(root="."), data.Packed(path="."), data.Toy(), data.Digits()),
+    *(data.Images(path="."), data.Packed(path="."), data.Toy(), data.Digits()),
     elbos.Objective(
         weighting=weightings.ELBO(),
         schedule=schedules.Cosine(),
         parameterization=parameterizations.V(),
     ),
 ]
-FIELDS = [(one, field.name) for one in MADE for field in fields(one) if field.init]
+FIELDS = [(item, field.name) for item in MADE for field in fields(item) if field.init]
 
 
 class Thing:
@@ -42,12 +42,12 @@ class Thing:
 
 @pytest.mark.usefixtures("unchecked")
 def test_fields_admit_no_other_types() -> None:
-    for one, name in FIELDS:
-        given = {f.name: getattr(one, f.name) for f in fields(one) if f.init}
-        type(one)(**given)
+    for item, name in FIELDS:
+        inputs = {f.name: getattr(item, f.name) for f in fields(item) if f.init}
+        type(item)(**inputs)
         for wrong in (Thing(), Thing, 1j, [Thing()]):
             with pytest.raises(ValueError, match=name) as error:
-                type(one)(**{**given, name: wrong})
+                type(item)(**{**inputs, name: wrong})
             assert "\n" not in str(error.value)
             assert isinstance(error.value, TypeError)
 
@@ -71,10 +71,10 @@ def test_an_annotation_admits_its_values_alone(
     kind: Any, right: list[Any], wrong: list[Any]
 ) -> None:
     for value in right:
-        require_type(kind, value=value)
+        decode(kind, value, "value")
     for value in wrong:
         with pytest.raises(ValueError, match="value"):
-            require_type(kind, value=value)
+            decode(kind, value, "value")
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -24,7 +24,7 @@ ERRORS = [0.0123, 0.0996, 0.995, 2.5, 31.0, 4e-6, 9.97e-9, 250.0]
 def read(text):
     """The value and the error that a text says."""
     pair, exponent = re.fullmatch(r"\(?(.*?)\)?(e.*)?", text.replace("−", "-")).groups()
-    return (float(f"{one}{exponent or ''}") for one in pair.split(" ± "))
+    return (float(f"{item}{exponent or ''}") for item in pair.split(" ± "))
 
 
 @pytest.mark.parametrize("value", VALUES)

@@ -37,8 +37,8 @@ def test_a_sample_draws_the_same_in_every_batch(shape) -> None:
     stream, all_samples = Stream.from_seed(0, Purpose.NOISE), torch.arange(16)
     drawn = stream.normal(STEP, all_samples, shape)
     for parts in ([16], [1] * 16, [5, 11], [3, 3, 10]):
-        found = [stream.normal(STEP, part, shape) for part in all_samples.split(parts)]
-        assert torch.equal(torch.cat(found), drawn)
+        actual = [stream.normal(STEP, part, shape) for part in all_samples.split(parts)]
+        assert torch.equal(torch.cat(actual), drawn)
 
 
 def test_normal_numbers_are_normal_and_independent() -> None:

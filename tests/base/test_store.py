@@ -53,6 +53,6 @@ def test_parts_are_put_together_and_those_that_were_kept_are_told(tmp_path):
     parts = [Part(name, 3, Counting()) for name in "abc"]
     store = Store(tmp_path)
     store.part("b", parts[1].compute)
-    found = store.concatenated(parts, lambda num, is_kept: told.append((num, is_kept)))
-    assert torch.equal(found["x"], torch.arange(3.0).repeat(3))
+    actual = store.concatenated(parts, lambda num, is_kept: told.append((num, is_kept)))
+    assert torch.equal(actual["x"], torch.arange(3.0).repeat(3))
     assert told == [(3, False), (3, True), (3, False)]

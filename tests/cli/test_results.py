@@ -40,7 +40,7 @@ ROUND_TRIPS = [
     "digits",
     "toy weighting:monotone weighting.inner:own --weighting.inner.function my.py:w",
     "toy sampling.sampler:heun --sampling.sampler.churn 3 sampling.grid:cosine",
-    "digits data:folder --data.root . network:mlp",
+    "digits data:images --data.path . network:mlp",
 ]
 
 

@@ -1,20 +1,18 @@
 """Wrong words and wrong values are one line and a status; pages of help."""
 
 import runpy
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from commands import Elbos, assert_one_line, snapshot
 
 from elbos import cli
-from elbos.training.data.packed import INDEX
 
 # One value out of range in each place that refuses one: the others are those of the classes.
 WRONG_USAGE = {
     "nope": "no verb 'nope'",
     "trian digits": "did you mean train?",
-    "train toy data:folder": "--data.root PATH",
+    "train toy data:images": "--data.path STR",
     "train toy weighting:monotone": "weighting.inner:elbo",
     "train": "toy",
     "train toy --nope 3": "--nope",
@@ -25,9 +23,8 @@ WRONG_USAGE = {
     "evaluate digits --ode.tolerance inf": "ode: tolerance is inf",
     "evaluate digits --split nope": "--split",
     "evaluate digits --batch-size 8": "batch-size is for the folder",
-    "export digits": "--to",
     "weightings --nope": "--nope",
-    "data": "pack, encode",
+    "data": "elbos data pack",
     "data pack digits out --jobs 0": "jobs is 0",
 }
 
@@ -42,27 +39,20 @@ def test_wrong_usage_is_one_line_and_status_2(elbos: Elbos, runs: Path, words: s
 FAILS = {
     "train toy network:unet": "UNet takes images",
     "train digits --network.channels": "channels is empty",
-    "train digits data:folder --data.root empty": "empty",
-    "train digits data:folder --data.root corrupt": "cannot be used",
+    "train digits data:images --data.path empty": "empty",
+    "train digits data:images --data.path corrupt": "cannot be decoded",
     "train fashion --data.root empty": "train-images-idx3-ubyte",
-    "train digits data:hub --data.path nowhere": "nowhere" if find_spec("datasets") else "datasets",
-    "data pack nowhere out --jobs 1": "there is no folder",
-    "data pack corrupt out --image pixels": "--image",
-    "data pack corrupt out --label txt": "--label",
-    "data encode corrupt out --vae nowhere": "give --size",
-    "data encode packed out --vae nowhere --size 8": "leave out --size",
+    "train digits data:images --data.path nowhere": "there is no folder nowhere, and it",
+    "data pack ./nowhere out --jobs 1": "there is no folder nowhere: give",
     "train toy --run digits": "holds a run with",
     "train --config toy/metrics.jsonl": "metrics.jsonl is not a configuration",
     "train --config misspelt.json": "'sead': did you mean seed?",
-    "train toy --init digits": "digits has network = UNetConfig, not MLPConfig",
     "train toy --run other": "holds notes.txt",
     "train toy --run digits/config.json": "is a file",
     "sample nowhere": "not a run directory",
     "sample toy --label 3": "knows no classes",
-    "sample digits --vae nowhere": "leave --vae out",
     "sample toy --guidance 2": "guidance is 2.0",
     "sample digits --num 1000000000000": "memory",
-    "export digits --to other": "holds notes.txt",
     "evaluate digits --num-images 298": "has 297 images",
     "evaluate digits data:toy": "1x8x8",
 }
@@ -71,15 +61,14 @@ FAILS = {
 @pytest.mark.parametrize(
     "words",
     [  # the Hub's client tries again for 20 s
-        pytest.param(words, marks=pytest.mark.slow if "data:hub" in words else [])
+        pytest.param(words, marks=pytest.mark.slow if "path nowhere" in words else [])
         for words in FAILS
     ],
 )
 def test_a_failure_is_one_line_and_status_1(elbos: Elbos, runs: Path, words: str) -> None:
-    for folder in ("empty", "corrupt", "other", "packed"):
+    for folder in ("empty", "corrupt", "other"):
         (runs / folder).mkdir()
     (runs / "other" / "notes.txt").touch()
-    (runs / "packed" / INDEX).touch()
     (runs / "untyped.json").write_text('{"seed": 3}')
     digits = (runs / "digits" / "config.json").read_text()
     (runs / "misspelt.json").write_text(digits.replace('"seed"', '"sead"'))

@@ -20,8 +20,8 @@ from elbos.comparison.scores import read_scores
 from elbos.comparison.variants import VARIANTS
 from elbos.models.networks import MLPConfig
 from elbos.theory import weightings
-from elbos.training.data import Dataset
-from elbos.training.trainer import Trainer
+from elbos.training.data.dataset import Dataset
+from elbos.training.loop import Loss
 
 
 def compared(experiment, path="c", **options):
@@ -44,9 +44,9 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def done(finished, folder):
     """The result of that comparison, of which a copy is in the current folder."""
-    path, found, _ = finished
+    path, actual, _ = finished
     shutil.copytree(path / "c", "c")
-    return found
+    return actual
 
 
 def checkpoints():
@@ -82,7 +82,7 @@ def test_what_is_done_is_not_done_again(small, finished, done):
 def test_python_compares_as_the_command_does(small, folder):
     """Objectives by name, as text and as variants; seeds by their number, of numpy, too."""
     mine = replace(VARIANTS["elbo"], name="mine")
-    found = elbos.compare(
+    actual = elbos.compare(
         ["iddpm", "held=V(),Adaptive(),ELBO()", mine],
         data=small.config,
         seeds=np.int64(1),
@@ -90,10 +90,10 @@ def test_python_compares_as_the_command_does(small, folder):
         scoring=small.scoring,
         executor=Here(),
     )
-    assert [one.name for one in found.objectives] == ["iddpm", "held", "mine"]
-    assert found.seeds == (0,)
-    assert found.values["held"] == found.values["mine"]
-    assert Comparison.from_dict(json.loads(Path("c/report.json").read_text())) == found
+    assert [item.name for item in actual.objectives] == ["iddpm", "held", "mine"]
+    assert actual.seeds == (0,)
+    assert actual.values["held"] == actual.values["mine"]
+    assert Comparison.from_dict(json.loads(Path("c/report.json").read_text())) == actual
 
 
 @pytest.mark.parametrize(
@@ -113,23 +113,22 @@ def test_what_cannot_be_compared_is_named(folder, unchecked, wrong, needed):
 
 
 def test_an_objective_that_diverges_is_reported_and_the_others_go_on(small, folder, monkeypatch):
-    """Through the real trainer: one's losses become NaN at its third step."""
-    batch = Trainer.batch
+    """Through the real loop: one's losses become NaN at its third step."""
+    forward = Loss.forward
 
-    def poisoned(self):
-        x, label = batch(self)
-        is_bad = isinstance(self.config.weighting, weightings.EDM) and self.state.step == 2
-        return (x * float("nan") if is_bad else x), label
+    def poisoned(self, x, levels, cond, step, samples):
+        is_bad = isinstance(self._objective.weighting, weightings.EDM) and step == 2
+        return forward(self, x * float("nan") if is_bad else x, levels, cond, step, samples)
 
-    monkeypatch.setattr(Trainer, "batch", poisoned)
+    monkeypatch.setattr(Loss, "forward", poisoned)
     few = replace(small, objectives=small.objectives[1:])
-    found, made = compared(few)
-    assert [one.name for one in found.complete] == [few.objectives[1].name]
-    (failure,) = found.objectives[0].failures
+    actual, made = compared(few)
+    assert [item.name for item in actual.complete] == [few.objectives[1].name]
+    (failure,) = actual.objectives[0].failures
     assert failure.seed == 0 and "step 2" in failure.reason
     assert len(made) == 2
     again, made = compared(few)  # from its last checkpoint, and it diverges again
-    assert (again, made) == (found, ["edm-0"])
+    assert (again, made) == (actual, ["edm-0"])
 
 
 def test_a_run_that_failed_is_tried_again(small, folder, monkeypatch):
@@ -139,11 +138,11 @@ def test_a_run_that_failed_is_tried_again(small, folder, monkeypatch):
     few = first(small)
     with monkeypatch.context() as context:
         context.setattr(job_module, "train", broken)
-        found, made = compared(few)
+        actual, made = compared(few)
         assert len(made) == 1  # once, not for ever
-    assert not found.complete and "checkpoints" in found.objectives[0].failures[0].reason
-    found, _ = compared(few)
-    assert found.complete
+    assert not actual.complete and "checkpoints" in actual.objectives[0].failures[0].reason
+    actual, _ = compared(few)
+    assert actual.complete
 
 
 def test_a_directory_belongs_to_one_comparison(small, done):
@@ -222,6 +221,6 @@ def test_an_interruption_says_how_to_resume(small, folder):
     few = first(small, 2)
     with pytest.raises(Interrupted, match="1 of 2"):
         run_experiment(few, Path("c"), Here(stop))
-    found, made = compared(few)
+    actual, made = compared(few)
     assert len(made) == 1
-    assert len(found.complete) == 2
+    assert len(actual.complete) == 2

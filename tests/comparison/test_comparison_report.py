@@ -12,10 +12,10 @@ from comparing import stored_comparison
 from PIL import Image
 from rich.console import Console
 
-from elbos.comparison.figures import family, learning_figure, levels_figure, swatches
-from elbos.comparison.page import markdown, page, planned_verdicts, terminal
+from elbos.comparison.figures import learning_figure, levels_figure, weightings_figure
+from elbos.comparison.report import page, planned_verdicts, terminal
 from elbos.comparison.result import Comparison
-from elbos.comparison.tables import results_table
+from elbos.comparison.tables import results_table, swatches
 
 
 def picture(seed):
@@ -36,14 +36,13 @@ def report():
 
 @pytest.fixture(scope="module")
 def html():
-    return page(COMPARISON, {})
+    return page(COMPARISON, {}).html()
 
 
 def shown(comparison):
     """What the terminal shows, in colours, of 80 columns."""
     console = Console(width=80, file=io.StringIO(), color_system="standard", force_terminal=True)
-    for part in terminal(comparison):
-        console.print(part, highlight=False, markup=False)
+    console.print(terminal(comparison).rich())
     return console.file.getvalue()
 
 
@@ -58,56 +57,65 @@ def test_the_table_has_every_objective_and_every_metric():
     titles, shorts = [c.title for c in table.columns], [m.short for m in COMPARISON.metrics]
     scores = slice(titles.index(shorts[0]), titles.index(shorts[0]) + len(shorts))
     assert titles[scores] == shorts
-    for one, cells in zip(COMPARISON.objectives, table.body_cells, strict=True):
-        assert (cells[0].text, cells[1].kind) == (one.name, "yes" if one.is_monotone else "no")
+    for item, cells in zip(COMPARISON.objectives, table.body_cells, strict=True):
+        assert (cells[0].text, cells[1].text) == (item.name, "yes" if item.is_monotone else "no")
         for metric, cell in zip(COMPARISON.metrics, cells[scores], strict=True):
-            score = COMPARISON.scores[one.name].get(metric.key)
+            score = COMPARISON.scores[item.name].get(metric.key)
             if score is None:
-                assert (one.name, cell.text) == ("p2", "–")
+                assert (item.name, cell.text) == ("p2", "–")
                 continue
             assert cell.value == score.mean
             is_near = score.is_best_within_error and not score.is_best
             assert (cell.is_best, "☆" in cell.text) == (score.is_best, is_near)
             assert ("±" in cell.text) == (score.std is not None)
-    assert [cells[0].text[:5] for cells in table.foot_cells] == ["real-", "least"]
+    assert [cells[0].text[:5] for cells in table.foot_cells] == ["real-"]
 
 
 def test_every_objective_minus_the_first_comes_first(html):
     """With two objectives curves are relative to the first, too; an own one and its twin differ."""
     keys = [metric.key for metric in COMPARISON.main_metrics]
-    (first, *others), found = COMPARISON.complete, COMPARISON.to_dict()["differences"]
-    wanted = [(other.name, first.name, key) for other in others for key in keys]
-    assert [(one["objective"], one["minus"], one["metric"]) for one in found] == wanted
-    shown = f"{others[0].name} minus {first.name}"
-    for text, later in ((words(html), "Result"), (markdown(COMPARISON), "A monotone")):
-        assert -1 < text.find(shown) < text.find(later)
+    (first, *rest), actual = COMPARISON.complete, COMPARISON.to_dict()["differences"]
+    wanted = [(other.name, first.name, key) for other in rest for key in keys]
+    assert [(item["objective"], item["minus"], item["metric"]) for item in actual] == wanted
+    shown = f"{rest[0].name} minus {first.name}"
+    for text in (words(html), COMPARISON.to_markdown()):
+        assert -1 < text.find(shown) < text.find("Every objective")
     two = replace(
         COMPARISON,
         objectives=COMPARISON.objectives[:2],
-        rows=[row for row in COMPARISON.rows if row.objective in (first.name, others[0].name)],
+        rows=[row for row in COMPARISON.rows if row.objective in (first.name, rest[0].name)],
     )
-    assert "the median" not in words(page(two, {}))
     assert levels_figure(two).data[0].y == (0.0,) * len(first.elbo.x)
-    lone = replace(two, objectives=(replace(first, elbo=None, loss=None, learning=None), others[0]))
-    curves = {levels_figure: others[0].loss, learning_figure: others[0].learning}
-    for figure, curve in curves.items():  # and no difference of a curve from itself
-        assert [trace.y for trace in figure(lone).data] == [curve.y]
-    own = ["Tabulated('mine', 'ab')", "Monotone(inner=Tabulated('mine', 'ab'))"]
-    looks = swatches([replace(first, name=name, weighting=name) for name in own])
-    assert len({look.color for look in looks.values()}) == len(set(map(family, own))) == 2
+    lone = replace(two, objectives=(replace(first, elbo=None, loss=None, learning=None), rest[0]))
+    assert [trace.y for trace in learning_figure(lone).data] == [rest[0].learning.y]
+    assert levels_figure(lone) is None  # a curve does not differ from itself
+    mine = ["Tabulated('mine', 'ab')", "Monotone(inner=Tabulated('mine', 'ab'))"]
+    looks = swatches([replace(first, name=name, weighting=name) for name in mine])
+    assert len({look.color for look in looks.values()}) == 2
+
+
+def test_weightings_are_scaled_to_one_and_dashed_where_w_rises():
+    weights, densities = (
+        [trace for trace in weightings_figure(COMPARISON).data if trace.yaxis == axis]
+        for axis in ("y", "y2")
+    )
+    assert len(weights) == len(COMPARISON.objectives) >= len(densities) > 0
+    assert all(max(trace.y) == 1 for trace in weights)
+    rising = [not objective.is_monotone for objective in COMPARISON.objectives]
+    assert [trace.line.dash == "dash" for trace in weights] == rising
 
 
 def test_what_is_not_complete_is_shown_with_its_reason(html):
-    for text in (words(html), markdown(COMPARISON), shown(COMPARISON)):
-        assert "seeds 0, 1, 2, 3: the loss is not finite at step 812" in " ".join(text.split())
-        assert "seed 2: the loss" in " ".join(text.split())
+    for text in (words(html), COMPARISON.to_markdown(), shown(COMPARISON)):
+        for seed in range(4):
+            assert f"p2-{seed}: the loss is not finite at step 812" in " ".join(text.split())
     assert results_table(COMPARISON).body_cells[-2][0].note.startswith("3 of 4")
 
 
 def test_one_seed_crowns_nobody():
     """Not on the page, in Markdown, or on the terminal."""
     comparison = stored_comparison(seeds=(0,))
-    for text in (words(page(comparison, {})), markdown(comparison), shown(comparison)):
+    for text in (words(page(comparison, {}).html()), comparison.to_markdown(), shown(comparison)):
         assert "★" not in text and "±" not in text and "best with" not in text
         assert "One seed" in text
     assert not any(cell.is_bold for row in results_table(comparison).body_cells for cell in row)
@@ -119,7 +127,7 @@ def test_markdown_escapes_pipes_and_tags(report):
         row["objective"] = row["objective"].replace("iddpm", name)
     report["objectives"][0]["name"] = name
     report["command"] = "elbos `compare` ```x```"
-    text = markdown(Comparison.from_dict(report))
+    text = Comparison.from_dict(report).to_markdown()
     every = text.partition("## Every objective")[2]
     lines = [line for line in every.splitlines() if line.startswith("|")]
     widths = {len(re.split(r"(?<!\\)\|", line)) - 2 for line in lines[:14]}
@@ -148,7 +156,7 @@ def test_significant_differences_are_counted(report):
         for metric in comparison.main_metrics
     }
     assert (verdicts["frechet_heun"], verdicts["bits_per_dim"]) == ("better", "worse")
-    assert "better in 2 and worse in 2 of 6" in markdown(comparison)
+    assert "better in 2 and worse in 2 of 6" in comparison.to_markdown()
 
 
 def test_words_from_outside_are_inert(browser, tmp_path):
@@ -162,8 +170,8 @@ def test_words_from_outside_are_inert(browser, tmp_path):
     hostile["objectives"][-1]["failures"][0]["reason"] = HOSTILE
     samples = {hostile["objectives"][0]["name"]: picture(0)}
     Comparison.from_dict(hostile).to_html(tmp_path / "page.html", samples)
-    with opened(browser, tmp_path / "page.html", width=1280) as page:
-        page.locator(".compared th button").first.click()
-        assert page.evaluate("window.hacked") is None
-        assert page.locator("img:not(.strips img), script[src], iframe").count() == 0
-        assert HOSTILE in page.title()
+    with opened(browser, tmp_path / "page.html", width=1280) as view:
+        view.locator("th button").first.click()
+        assert view.evaluate("window.hacked") is None
+        assert view.locator("img:not(figure img), script[src], iframe").count() == 0
+        assert HOSTILE in view.title()

@@ -87,10 +87,10 @@ def test_a_run_that_another_process_does_is_left_to_it(small, folder, monkeypatc
     other = Thread(target=another_process)
     other.start()
     is_held.wait()
-    found = run_experiment(few, Path("c"), here)
+    actual = run_experiment(few, Path("c"), here)
     other.join()
     assert "iddpm-0" not in here.made
-    assert len(found.complete) == 2
+    assert len(actual.complete) == 2
 
 
 @pytest.mark.slow
@@ -99,14 +99,14 @@ def test_a_job_that_is_stopped_saves_its_checkpoint(small, folder):
     config = replace(small.config, num_images=10**7)
     longer = replace(small, config=replace(config, output=replace(config.output, log_every=64)))
     job = job_of(longer, folder / "run", small.objectives[0], 0)
-    stopping, found = Event(), []
-    thread = Thread(target=lambda: found.append(Local(1).do(job, stopping)))
+    stopping, actual = Event(), []
+    thread = Thread(target=lambda: actual.append(Local(1).do(job, stopping)))
     thread.start()
     while thread.is_alive() and not (job.path / "metrics.jsonl").exists():
         time.sleep(0.05)
     stopping.set()
     thread.join()
-    assert found == [None]
+    assert actual == [None]
     assert list(job.path.glob("checkpoints/*")) and job.scores() is None
     assert not job.is_running()
 
@@ -159,10 +159,10 @@ def test_processes_that_train_a_run_together_end_where_one_does(small, folder, m
     for name, value in (strange | {"SLURM_NTASKS": "7"}).items():
         monkeypatch.setenv(name, value)
     assert Local(1, gpus_per_run=2).do(shared, Event()) is None
-    expected, found = alone.scores(), shared.scores()
+    expected, actual = alone.scores(), shared.scores()
     for name, metric in expected.metrics.items():
-        assert found.metrics[name].value == pytest.approx(metric.value, abs=1e-5)
-    assert found.learning.y == pytest.approx(expected.learning.y, abs=1e-5)
+        assert actual.metrics[name].value == pytest.approx(metric.value, abs=1e-5)
+    assert actual.learning.y == pytest.approx(expected.learning.y, abs=1e-5)
 
 
 @pytest.mark.slow
@@ -170,10 +170,10 @@ def test_a_job_that_is_killed_takes_no_other_with_it(small, folder):
     """As for memory: its failure is noted, the other jobs are done, and it is tried again."""
     killer = Thread(target=kill, args=[folder / "c/runs/iddpm-0"])
     killer.start()
-    found = run_experiment(small, Path("c"), Local(2))
+    actual = run_experiment(small, Path("c"), Local(2))
     killer.join()
-    assert len(found.complete) == 2
-    (failure,) = found.objectives[0].failures
+    assert len(actual.complete) == 2
+    (failure,) = actual.objectives[0].failures
     assert "SIGKILL" in failure.reason
     assert len(run_experiment(small, Path("c"), Local(2)).complete) == 3
 
@@ -221,11 +221,11 @@ def paths():
 
 if __name__ == "__main__":
     executor = OnRay(1)
-    found = {"paths": executor._ray.get(executor._remote(paths).remote())}
+    listed = {"paths": executor._ray.get(executor._remote(paths).remote())}
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     connections = [c for p in processes for c in p.net_connections("inet")]
-    found["addresses"] = [c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN]
-    print("found", json.dumps(found))
+    listed["addresses"] = [c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN]
+    print("found", json.dumps(listed))
 """
 
 
@@ -257,10 +257,10 @@ def test_a_ray_of_this_machine_is_nobody_elses(folder, monkeypatch):
         (folder / f"{name}.py").write_text(f"open({str(folder / 'was-run')!r}, 'w')")
     command = [sys.executable, "-P", "code/script.py"]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = json.loads(out.partition("found ")[2])
-    assert len(found["addresses"]) >= 4
-    assert {address.removeprefix("::ffff:") for address in found["addresses"]} == {"127.0.0.1"}
-    assert str(folder) not in found["paths"]
+    actual = json.loads(out.partition("found ")[2])
+    assert len(actual["addresses"]) >= 4
+    assert {address.removeprefix("::ffff:") for address in actual["addresses"]} == {"127.0.0.1"}
+    assert str(folder) not in actual["paths"]
     assert not (folder / "was-run").exists()
 
 

@@ -33,14 +33,14 @@ PAIR = Pair("edm-adaptive-monotonic", "edm-adaptive")
 def made_up(objectives, bits):
     """A comparison of points with these bits/dim `[objectives, seeds]`."""
     seeds = tuple(range(bits.shape[1]))
-    losses = {f"loss under {one.weighting!r}": {"value": 1.0} for one in objectives}
+    losses = {f"loss under {item.weighting!r}": {"value": 1.0} for item in objectives}
     scores = {}
-    for i, one in enumerate(objectives):
+    for i, item in enumerate(objectives):
         for seed in seeds:
             metrics = {"bits_per_dim": {"value": bits[i, seed]}, **losses}
             points = {"samplers": (), "baseline": {}, "num_baseline": None, "num_features": None}
             content = {**SCORES, **points, "metrics": metrics}
-            scores[one.name, seed] = decode(RunScores, content)
+            scores[item.name, seed] = decode(RunScores, content)
     experiment = Experiment(config=PRESETS["toy"], objectives=objectives, seeds=seeds)
     return summarize(experiment, scores, {}, name="c")
 
@@ -67,8 +67,8 @@ def test_scores_and_differences_are_those_of_the_statistics():
     assert (difference.low, difference.high) == pytest.approx(ends)
     means = bits.mean(1)
     best = int(means.argmin())
-    for i, one in enumerate(comparison.objectives):
-        score = comparison.scores[one.name]["bits_per_dim"]
+    for i, item in enumerate(comparison.objectives):
+        score = comparison.scores[item.name]["bits_per_dim"]
         assert score.mean == pytest.approx(means[i])
         assert score.std == pytest.approx(bits[i].std(ddof=1))
         assert score.is_best == (i == best)
@@ -85,7 +85,7 @@ def test_what_diverges_in_one_objective_is_unresolved_and_no_best():
     before = made_up(NINE, bits)
     bits[5] = [3850.2, 2226.4, 2040.2]
     comparison = made_up(NINE, bits)
-    marks = [comparison.scores[one.name]["bits_per_dim"] for one in NINE]
+    marks = [comparison.scores[item.name]["bits_per_dim"] for item in NINE]
     assert [mark.is_unresolved for mark in marks] == [i == 5 for i in range(9)]
     assert not marks[5].is_best and not marks[5].is_best_within_error
     assert marks[5].detectable > 1000
@@ -105,7 +105,7 @@ def test_main_is_the_kernel_distance_of_fewer_samples_than_features():
         metrics = measured_metrics(decode(RunScores, content), num_samples)
         main = [metric.key for metric in metrics if metric.is_main]
         assert main == [f"{kind}_ancestral", f"{kind}_heun", "bits_per_dim"]
-        assert len(metrics) == 3 + 6
+        assert len(metrics) == 3 + 2
     (bits,) = measured_metrics(decode(RunScores, {**SCORES, "num_baseline": None}), 2000)
     assert (bits.key, bits.is_main) == ("bits_per_dim", True)
 

@@ -12,17 +12,17 @@ from comparing import Here
 from tiny import DIGITS
 
 from elbos.base.errors import explained
-from elbos.base.processes import Processes
+from elbos.base.philox import key_of
 from elbos.comparison.compare import run_experiment
 from elbos.comparison.experiment import Experiment
 from elbos.comparison.result import loss_key
 from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant, loss_scale
 from elbos.theory import weightings
 from elbos.theory.elbo import is_monotone
-from elbos.theory.tabulated import Tabulated
+from elbos.theory.weightings import Tabulated
 from elbos.training import randomness
-from elbos.training.directory import RunDirectory
-from elbos.training.trainer import Trainer
+from elbos.training.data.batches import Batches
+from elbos.training.loop import Loss, train
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -36,13 +36,13 @@ def test_names_tell_what_is_monotone(name):
 def test_the_default_objectives_have_pairs_of_monotone_and_not():
     """That differ in the weighting only."""
     variants = [VARIANTS[name] for name in DEFAULT_VARIANTS]
-    found = {
+    actual = {
         (yes.name, no.name)
         for yes, no in itertools.permutations(variants, 2)
         if is_monotone(yes.weighting, -10.0, 13.3) > is_monotone(no.weighting, -10.0, 13.3)
         if (yes.parameterization, yes.schedule) == (no.parameterization, no.schedule)
     }
-    assert found == {
+    assert actual == {
         ("eps-cosine-sigmoid-2", "iddpm"),
         ("edm-adaptive-sigmoid-2", "edm-adaptive"),
         ("edm-adaptive-monotonic", "edm-adaptive"),
@@ -71,7 +71,9 @@ def test_the_scale_of_a_weighting_is_a_loss_known_in_closed_form():
 
 
 @pytest.mark.parametrize("max_grad_norm", [1.0, 3.0])
-def test_a_constant_factor_of_the_weighting_scales_what_the_optimizer_sees(folder, max_grad_norm):
+def test_a_constant_factor_of_the_weighting_scales_what_the_optimizer_sees(
+    folder, monkeypatch, max_grad_norm
+):
     """Four times the weighting, four times the gradient after clipping, above the norm at which it
     is clipped and below: optimizers do not mind. With the same norm for both it is not so.
     """
@@ -86,14 +88,15 @@ def test_a_constant_factor_of_the_weighting_scales_what_the_optimizer_sees(folde
     )
 
     def clipped(config):
-        run, dataset = RunDirectory(folder / "run"), config.data.load()
-        trainer = Trainer(config, run, dataset, Processes.joined())
-        seen = []
-        optimizer, network = trainer.state.optimizer, trainer.state.network
-        optimizer.step = lambda: seen.extend(p.grad for p in network.parameters())
-        optimizer.zero_grad = lambda: None
-        trainer.step()
-        return torch.cat([grad.flatten() for grad in seen])
+        gradients = []
+
+        def step(self):
+            gradients.extend(p.grad.flatten() for g in self.param_groups for p in g["params"])
+
+        monkeypatch.setattr(torch.optim.AdamW, "step", step)
+        path = folder / f"run-{len([*folder.iterdir()])}"
+        train(replace(config, num_images=config.batch_size), path)
+        return torch.cat(gradients)
 
     torch.testing.assert_close(clipped(four), 4 * clipped(once), rtol=1e-4, atol=1e-6)
     alike = clipped(replace(four, optimizer=once.optimizer))
@@ -115,11 +118,11 @@ def test_a_function_is_trained_and_scored_from_its_numbers(small, folder):
         VARIANTS["v-adaptive-sigmoid-2"],
         replace(VARIANTS["v-adaptive-sigmoid-2"], name="mine", weighting=function),
     )
-    found = run_experiment(replace(small, objectives=objectives), Path("c"), Here())
-    for metric, by_seed in found.values["mine"].items():
-        same = found.values["v-adaptive-sigmoid-2"][metric]
+    actual = run_experiment(replace(small, objectives=objectives), Path("c"), Here())
+    for metric, by_seed in actual.values["mine"].items():
+        same = actual.values["v-adaptive-sigmoid-2"][metric]
         assert by_seed[0] == pytest.approx(same[0], rel=1e-3), metric
-    losses = [found.values["mine"][loss_key(repr(o.weighting))][0] for o in objectives]
+    losses = [actual.values["mine"][loss_key(repr(o.weighting))][0] for o in objectives]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     jaxtyping.config.update("jaxtyping_disable", True)  # as for users, whose types nobody checks
     with pytest.raises(ValueError, match=r"exp.*Tabulated\.from_function"):
@@ -150,18 +153,25 @@ def test_objectives_of_a_seed_share_everything_random(small, folder, step):
 
     def drawn(objective, seed):
         config = small.run_config(objective, seed)
-        trainer = Trainer(
-            config, RunDirectory(folder / "r"), config.data.load(), Processes.joined()
+        data, samples = config.data.load(), torch.arange(config.batch_size)
+        batches = Batches(data.train, config.batch_size, config.seed, slice(None))
+        stored, cond, rows, epochs = batches[step]
+        x = data.augmented(stored, key_of(config.seed), rows, epochs)
+        network = config.build_network(data.spec)
+        loss = Loss(
+            network,
+            config.objective,
+            data.null_cond,
+            seed=config.seed,
+            label_dropout=config.label_dropout,
         )
-        trainer.state.step = step
-        x, cond = trainer.batch()
-        noise, hidden = trainer.loss.drawn(x, cond, torch.tensor(step), trainer.samples)
-        weights = torch.cat([p.flatten() for p in trainer.state.network.parameters()])
+        noise, hidden = loss.drawn(x, cond, torch.tensor(step), samples)
+        weights = torch.cat([p.flatten() for p in network.parameters()])
         times = randomness.times(config.seed, step, config.batch_size)
         return [x, cond, times, noise, hidden, weights]
 
-    first, *others = (drawn(one, 1) for one in small.objectives)
-    for other in others:
+    first, *rest = (drawn(item, 1) for item in small.objectives)
+    for other in rest:
         assert all(torch.equal(mine, theirs) for mine, theirs in zip(first, other, strict=True))
     another = drawn(small.objectives[0], 2)
     assert not any(torch.equal(mine, theirs) for mine, theirs in zip(first, another, strict=True))

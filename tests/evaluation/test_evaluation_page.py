@@ -9,12 +9,10 @@ import torch
 from browsing import HOSTILE, opened, words
 from torch.nn.functional import softplus
 
-from elbos.base.numbers import percent
-from elbos.evaluation.figures import curves_figure
+from elbos.base.tables import Table
 from elbos.evaluation.metrics import FRECHET_DISTANCE, KERNEL_DISTANCE, Value
-from elbos.evaluation.page import evaluation_page, evaluation_tables, runs_table, underfitting
+from elbos.evaluation.report import curves_figure, page, runs_table, terminal
 from elbos.evaluation.result import (
-    Baseline,
     Curve,
     Evaluation,
     Likelihood,
@@ -23,9 +21,7 @@ from elbos.evaluation.result import (
     SampleQuality,
     SamplingProtocol,
     TheoremCheck,
-    TrainedWith,
 )
-from elbos.theory.floor import Floor
 
 COMMAND = "elbos evaluate runs/fashion --quality"
 WEIGHTINGS = ("ELBO", "sigmoid(2)", "EDM", "EDM-monotonic", "Min-SNR(5)")
@@ -34,12 +30,8 @@ HOW = SamplingProtocol(
     reference="train+val",
     num_reference=60_000,
     num_features=1280,
-    num_kernel_reference=60_000,
-    num_precision_recall=10_000,
     sampler="DPMSolver()",
-    sampler_label="DPMSolver",
     grid="EDMSampling(logsnr_min=-10.0)",
-    grid_label="EDM sampling",
     num_steps=32,
     num_evaluations=32,
     guidance=1.0,
@@ -64,34 +56,18 @@ def curves(scale):
     ]
 
 
-def floor(scale):
-    """Of 60,000 images: at the clean end nothing, and below -2 that of a tenth of them."""
-    curve, _ = curves(scale)
-    pairs = list(zip(curve.logsnr, curve.nats_per_dim, strict=True))
-    return Floor(
-        logsnr=curve.logsnr,
-        loss=tuple(loss * (level < 2) for level, loss in pairs),
-        tenth=tuple(loss * (level < -2) for level, loss in pairs),
-        standard_error=tuple(0.01 * loss for loss in curve.nats_per_dim),
-        num_noised=10_000,
-        num_points=60_000,
-    )
-
-
 def likelihood(bits, scale, z):
     curve, elbo = curves(scale)
     checks = [
         TheoremCheck(
             name=name,
             is_monotone=name not in ("EDM", "Min-SNR(5)"),
-            loss=1.25 + 0.02 * one,
-            loss_se=0.016,
+            loss=1.25 + 0.02 * item,
             mixture=1.25,
-            mixture_se=0.012,
             difference_se=0.02,
-            z=one,
+            z=item,
         )
-        for name, one in zip(WEIGHTINGS, z, strict=True)
+        for name, item in zip(WEIGHTINGS, z, strict=True)
     ]
     ode = OdeLikelihood(
         bits_per_dim=bits - 0.04,
@@ -102,7 +78,6 @@ def likelihood(bits, scale, z):
         num_images=512,
         dequantization="truncated-normal",
         trace="hutchinson",
-        precision="fp32",
         rtol=1e-5,
         num_evaluations=214,
     )
@@ -113,11 +88,9 @@ def likelihood(bits, scale, z):
         sampling_error=0.0121,
         target_se=None,
         is_target_reached=None,
-        nats_per_dim=bits * np.log(2),
         decoder_bpd=0.31,
         diffusion_bpd=bits - 0.312,
         prior_bpd=0.002,
-        num_rounds=2,
         num_evaluations=617_280,
         curve=curve,
         elbo=elbo,
@@ -134,30 +107,20 @@ def scores(**values):
     }
 
 
-SCORES = scores(
-    frechet_distance=12.3, kernel_distance=(0.0123, 0.0011), precision=0.71, recall=0.58
-)
+SCORES = scores(frechet_distance=12.3, kernel_distance=(0.0123, 0.0011))
 
 
 def full():
-    real = scores(frechet_distance=4.56, precision=0.8)
+    real = scores(frechet_distance=4.56)
     return Evaluation(
         run="runs/fashion",
         step=5000,
-        images_seen=640_000,
-        trained=TrainedWith(
-            weighting="Sigmoid(k=2.0)",
-            schedule="Adaptive()",
-            parameterization="V()",
-            network="UNetConfig()",
-            num_parameters=123_456,
-            optimizer="Optimizer()",
-            images_seen=640_000,
-            batch_size=128,
-            precision="bf16",
-            data="Fashion()",
-            seed=0,
-        ),
+        trained={
+            "weighting": "Sigmoid(k=2.0)",
+            "schedule": "Adaptive()",
+            "parameterization": "V()",
+            "num_parameters": 123_456,
+        },
         split="test",
         num_images=10_000,
         num_evaluations=1_234_560,
@@ -168,24 +131,21 @@ def full():
         quality=SampleQuality(
             protocol=HOW,
             scores=SCORES,
-            baseline=Baseline(split="test", num=10_000, scores=real),
+            baseline=real,
+            num_baseline=10_000,
         ),
         protocol=Protocol(
             data="fashion",
             data_sha256="0123456789abcdef",
             num_levels=256,
-            weights_relative_width=0.1,
             logsnr_min=-10.0,
             logsnr_max=13.3,
             num_pilot_images=500,
-            num_pilot_levels=32,
-            num_round_levels=4,
             precision="bf16",
             seed=0,
             device="cpu",
             versions={"elbos": "0.1.0", "torch": "2.6.0"},
         ),
-        floors={"unconditional": floor(0.4), "given_label": floor(0.3)},
     )
 
 
@@ -220,57 +180,35 @@ def test_band_is_two_standard_errors_to_each_side(result):
     np.testing.assert_allclose((band.y[:half] + band.y[half:][::-1]) / 2, line.y, rtol=1e-9)
 
 
-def test_underfitting_is_the_excess_where_a_tenth_of_the_images_has_the_same_floor(result):
-    one, least = result.results["unconditional"], result.floors["unconditional"]
-    found = underfitting(one, least)
-    levels = np.array(one.curve.logsnr) < -2
-    loss, floor_loss = np.array(one.curve.nats_per_dim), np.array(least.loss)
-    assert found.logsnr == np.array(one.curve.logsnr)[levels][-1]
-    expected = loss[levels].sum() / floor_loss[levels].sum() - 1
-    assert found.excess == pytest.approx(expected, rel=1e-9)
-    errors = np.hypot(one.curve.standard_error, least.standard_error)
-    assert found.error == pytest.approx(errors[levels].sum() / floor_loss[levels].sum())
-    assert percent(found.excess) in words(evaluation_page([result]))
-    assert underfitting(one, replace(least, tenth=None)) is None
-    unmeasured = replace(one.curve, standard_error=(0.0,) * len(one.curve.logsnr))
-    assert underfitting(replace(one, curve=unmeasured), least) is None
-    nowhere = replace(least, tenth=tuple(0.5 * value for value in least.loss))
-    assert "Underfitting" not in evaluation_page(
-        [replace(result, floors=dict.fromkeys(result.floors, nowhere))]
-    )
-
-
 def test_the_table_of_models_has_every_metric_that_was_computed(result):
     quality = replace(result.quality, scores=SCORES | scores(classifier_score=3.0))
     titles = [head.title for head in runs_table([replace(result, quality=quality)]).heads]
-    assert titles[-5:] == [metric.title for metric in quality.metrics]
+    assert titles[-len(quality.metrics) :] == [metric.title for metric in quality.metrics]
 
 
 def test_real_images_are_compared_with_as_many_samples_only(result):
     """The kernel distance with any; it leads where there are fewer images than features."""
     real = scores(frechet_distance=4.56, kernel_distance=(0.0021, 0.0012))
-    baseline = Baseline(split="test", num=300, scores=real)
-    quality = replace(result.quality, baseline=baseline, protocol=replace(HOW, num_features=64))
-    text = words(evaluation_page([replace(result, quality=quality)]))
+    few = {"baseline": real, "num_baseline": 300}
+    quality = replace(result.quality, **few, protocol=replace(HOW, num_features=64))
+    text = words(page([replace(result, quality=quality)]).html())
     assert "4.560" not in text and "real-data baseline: 300 test images" in text
     assert quality.real(FRECHET_DISTANCE) is None and quality.metrics[0] is FRECHET_DISTANCE
     quality = replace(quality, protocol=HOW)
     assert quality.metrics[0] is KERNEL_DISTANCE
-    text = words(evaluation_page([replace(result, quality=quality)]))
-    assert "real-data baseline 0.0021 ± 0.0012" in text
+    text = words(page([replace(result, quality=quality)]).html())
+    assert "0.0021 ± 0.0012" in text
     assert text.index("kernel distance ↓") < text.index("Fréchet distance ↓")
 
 
 def test_what_was_not_measured_is_left_out(result):
-    one = replace(result.results["unconditional"], ode=None, exact_bits_per_dim=1.7654)
-    unmeasured = {"quality": None, "floors": None}
-    least = replace(result, results={"unconditional": one}, **unmeasured)
-    text = words(evaluation_page([least]))
-    titles = ("Sample quality", "Bound and ODE", "Loss and floor")
+    item = replace(result.results["unconditional"], ode=None)
+    least = replace(result, results={"unconditional": item}, quality=None)
+    text = words(page([least]).html())
+    titles = ("Sample quality", "ODE − bound")
     for title in titles:
-        assert title in words(evaluation_page([result])) and title not in text
-    assert "the true density has 1.765." in text
-    assert len(evaluation_tables(least)) == 4
+        assert title in words(page([result]).html()) and title not in text
+    assert sum(isinstance(part, Table) for part in terminal(least).parts) == 5
 
 
 def test_words_from_outside_are_inert(browser, result, tmp_path):
@@ -279,7 +217,7 @@ def test_words_from_outside_are_inert(browser, result, tmp_path):
         content = content.replace(json.dumps(word), json.dumps(HOSTILE))
     hostile = Evaluation.from_dict(json.loads(content))
     hostile.to_html(tmp_path / "page.html", command=HOSTILE)
-    with opened(browser, tmp_path / "page.html", width=1280) as page:
-        assert page.evaluate("window.hacked") is None
-        assert page.locator("img, script[src], iframe").count() == 0
-        assert HOSTILE in page.title()
+    with opened(browser, tmp_path / "page.html", width=1280) as view:
+        assert view.evaluate("window.hacked") is None
+        assert view.locator("img, script[src], iframe").count() == 0
+        assert HOSTILE in view.title()

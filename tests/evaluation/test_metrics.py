@@ -25,8 +25,8 @@ def feature_sets(x, data, ref, extractor):
 
 def scored(x, data, ref, extractor):
     """The values of all metrics, by name."""
-    found = scores(feature_sets(x, data, ref, extractor))
-    return {name: one.value for name, one in found.items()}
+    actual = scores(feature_sets(x, data, ref, extractor))
+    return {name: item.value for name, item in actual.items()}
 
 
 def test_scores_of_other_real_images_are_the_baseline():
@@ -40,10 +40,8 @@ def test_scores_of_other_real_images_are_the_baseline():
     for score in (baseline, good):
         kernel = score["kernel_distance"]
         assert abs(kernel.value) < 4 * kernel.standard_error
-        assert min(score["precision"].value, score["recall"].value) > 0.7
         assert score["frechet_distance"].value < 0.02 * dark["frechet_distance"].value
     assert dark["kernel_distance"].value > 4 * dark["kernel_distance"].standard_error
-    assert max(dark["precision"].value, dark["recall"].value) < 0.1
 
 
 def test_only_inceptions_classes_have_an_inception_score():
@@ -51,9 +49,9 @@ def test_only_inceptions_classes_have_an_inception_score():
     data, extractor = dataset(), Means().extractor
     ref = reference(data, "train", extractor)
     original = dataclasses.replace(extractor, is_inception=True)
-    found, expected = (scored(noise(60, 7), data, ref, one) for one in (extractor, original))
-    assert found["classifier_score"] == expected["inception_score"]
-    assert "inception_score" not in found and "classifier_score" not in expected
+    actual, expected = (scored(noise(60, 7), data, ref, item) for item in (extractor, original))
+    assert actual["classifier_score"] == expected["inception_score"]
+    assert "inception_score" not in actual and "classifier_score" not in expected
     extractor = Extractor("means", lambda x: Features(x[:, 0].float().mean(2), None))
     assert not [n for n in scored(noise(60, 7), data, ref, extractor) if n.endswith("_score")]
 

@@ -33,7 +33,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elbos: Elbos) -> Path:
     draw_pictures(tmp_path / "pictures", seed=0)
     small = ["--network.channels", 32, "--network.embedding-dim", 32, "--sampling.num-steps", 2]
     length = ["--batch-size", 16, "--num-images", 32]
-    data = ["data:folder", "--data.root", "pictures", *SIZE]
+    data = ["data:images", "--data.path", "pictures", *SIZE]
     trained = elbos("train", "fashion", *small, *length, *data, "--run", "run")
     assert trained.status == 0, trained.err
     shutil.move("pictures", "moved")
@@ -45,21 +45,21 @@ def test_data_elsewhere(run: Path, elbos: Elbos) -> None:
     before = snapshot(run)
     assert_one_line(elbos("evaluate", "run", *FEW), "pictures", "data:TYPE")
     assert snapshot(run) == before
-    moved = ["data:folder", "--data.root", "moved", *SIZE]
+    moved = ["data:images", "--data.path", "moved", *SIZE]
     first = content(elbos("evaluate", "run", *FEW, *moved, "--json"))
     assert Evaluation.load(run / "eval.json").to_dict() == first
 
     draw_pictures(Path("others"), seed=1)
-    others = ["data:folder", "--data.root", "others"]
+    rest = ["data:images", "--data.path", "others"]
     before = snapshot(run)
-    second = content(elbos("evaluate", "run", *FEW, *others, "--json"))
+    second = content(elbos("evaluate", "run", *FEW, *rest, "--json"))
     assert second["protocol"]["data_sha256"] != first["protocol"]["data_sha256"]
     assert Evaluation.load("runs/evaluate-run/eval.json").to_dict() == second
     assert {name: text for name, text in snapshot(run).items() if name in before} == before
-    result = elbos("evaluate", "run", *FEW, *others, "--data.size", 16)
+    result = elbos("evaluate", "run", *FEW, *rest, "--data.size", 16)
     *_, last = result.err.splitlines(keepends=True)  # after its progress, on a slow machine
     assert_one_line(result._replace(err=last), "3x8x8", "3x16x16")
-    assert_one_line(elbos("evaluate", "run", *FEW, *others, "--out", "moved"), "moved")
+    assert_one_line(elbos("evaluate", "run", *FEW, *rest, "--out", "moved"), "moved")
     shutil.copytree("run", "copies/run")
     shutil.rmtree("runs")
-    assert_one_line(elbos("evaluate", "run", "copies/run", *FEW, *others), "one name")
+    assert_one_line(elbos("evaluate", "run", "copies/run", *FEW, *rest), "one name")

@@ -18,10 +18,10 @@ from PIL import Image
 from tiny import DIGITS
 
 from elbos.models.samplers import SAMPLERS, Heun
-from elbos.runs.fit import train
 from elbos.runs.run import Run
 from elbos.theory import schedules
-from elbos.training.data import DataSpec
+from elbos.training.data.dataset import DataSpec
+from elbos.training.loop import train
 from elbos.training.sampling import Sampling, sample
 
 TRAINED = schedules.Linear(logsnr_min=-8.0, logsnr_max=7.8)
@@ -47,15 +47,15 @@ def test_evaluations_are_counted(sampler, guidance):
         return gaussian(0.5)(z, logsnr)
 
     sampling = Sampling(sampler=sampler, num_steps=NUM_STEPS, **guidance)
-    found = sampling.num_evaluations
+    actual = sampling.num_evaluations
     assert sampler.num_evaluations(NUM_STEPS) == len(
         levels_looked_at(sampler, sampling.logsnrs(TRAINED))
     )
     kind = {"num": 3, "shape": (1,), "seed": 0, "device": torch.device("cpu")}
     list(sample(network, sampling, TRAINED, cond=torch.zeros(3, dtype=torch.int64), **kind))
-    assert seen == 3 * found
+    assert seen == 3 * actual
     levels = levels_looked_at(sampler, sampling.logsnrs(TRAINED))
-    assert found == len(levels) * (1 if sampling.guidance == 1 else 2)
+    assert actual == len(levels) * (1 if sampling.guidance == 1 else 2)
 
 
 def test_batches_do_not_depend_on_each_other():
@@ -118,7 +118,7 @@ def shared(elbos: Elbos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (6 * i, 0, 0)).save(path)
     ends = ["schedule:cosine", "--schedule.logsnr-max", "13.3"]  # which resolve 256 levels
-    data = ["data:folder", "--data.root", "pictures", "--data.size", "8", *ends]
+    data = ["data:images", "--data.path", "pictures", "--data.size", "8", *ends]
     assert elbos(*TINY, "--run", "run", *data).status == 0
     return tmp_path
 

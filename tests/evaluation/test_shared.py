@@ -39,8 +39,8 @@ def evaluated(run: Path, out: Path, settings: EvaluationConfig) -> None:
     files.write = noted
     result = evaluate(Run(run).shared_by(processes), settings)
     out.mkdir(exist_ok=True)
-    found = json.dumps([result.to_dict(), written])
-    (out / f"{processes.rank}.json").write_text(found)
+    actual = json.dumps([result.to_dict(), written])
+    (out / f"{processes.rank}.json").write_text(actual)
 
 
 def test_two_processes_measure_what_one_does_and_each_a_half(
@@ -64,14 +64,14 @@ def test_two_processes_measure_what_one_does_and_each_a_half(
     monkeypatch.setenv("XDG_CACHE_HOME", str(runs / "other/cache"))
     monkeypatch.chdir("other")
     in_processes(2, evaluated, Path("digits"), Path("two"), settings)
-    (expected, _), *found = (
+    (expected, _), *actual = (
         json.loads(path.read_text())
         for path in (runs / "one/0.json", *map(Path, ("two/0.json", "two/1.json")))
     )
-    assert all(result == expected for result, _ in found)
-    first, second = (set(written) for _, written in found)
+    assert all(result == expected for result, _ in actual)
+    first, second = (set(written) for _, written in actual)
     assert not first & second
-    assert sum(len(written) for _, written in found) == len(first | second)
+    assert sum(len(written) for _, written in actual) == len(first | second)
     for kind in ("given_label", "ode", "samples-", "features-", "features/", "baselines"):
         counts = [sum(kind in path for path in written) for written in (first, second)]
         assert 0 < counts[1] <= counts[0], (kind, counts)
@@ -111,8 +111,8 @@ def validated() -> None:
     x = torch.linspace(-1, 1, 16).view(4, 4)
     denoiser = Denoiser(lambda z, logsnr: z * torch.sigmoid(-logsnr)[:, None], V())
     store, is_shared = Store(Path("parts"), processes), processes.num > 1
-    found = Validator(x)(denoiser, is_shared=is_shared, parts=store)
-    files.write(Path(f"{processes.num}-{processes.rank}"), str(found.bits).encode())
+    actual = Validator(x)(denoiser, is_shared=is_shared, parts=store)
+    files.write(Path(f"{processes.num}-{processes.rank}"), str(actual.bits).encode())
 
 
 def test_parts_that_are_read_and_losses_that_are_measured_are_of_one_order(

@@ -88,15 +88,15 @@ def test_the_bound_and_its_terms_have_no_graph(generator):
         needed.append((scale * z).requires_grad)
         return bimodal()(scale * z, logsnr)
 
-    found = Validator(x, num_levels=NUM_LEVELS, **ENDS)(network)
-    found = [
-        *(found.decoder, found.bound, found.prior),
+    actual = Validator(x, num_levels=NUM_LEVELS, **ENDS)(network)
+    actual = [
+        *(actual.decoder, actual.bound, actual.prior),
         eps_loss(network, x, torch.zeros(5, dtype=torch.float64)),
         decoder_loss(x, 11.0, NUM_LEVELS),
         decoder_loss(x, 11.0, None),
         prior_loss(x, -8.0),
     ]
-    assert not any(part.requires_grad for part in found)
+    assert not any(part.requires_grad for part in actual)
     assert not any(needed)
 
 

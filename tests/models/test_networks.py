@@ -4,9 +4,8 @@ Each network joins every theorem by one line of `NETWORKS`.
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from tiny import DIGITS
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from elbos.base.processes import Processes
 from elbos.models.networks import (
     ADMConfig,
     MLPConfig,
@@ -25,11 +23,8 @@ from elbos.models.networks import (
 )
 from elbos.models.networks.layers import FourierFeatures, attended
 from elbos.models.networks.vit import rotated, rotations
-from elbos.training.config import Execution
-from elbos.training.directory import RunDirectory
 from elbos.training.execution import checkpointed
-from elbos.training.sharding import blocks
-from elbos.training.trainer import Trainer
+from elbos.training.loop import Loss
 
 NUM_CLASSES = 5
 
@@ -181,13 +176,13 @@ def test_every_sample_depends_on_all_it_is_told(case: Case) -> None:
     network = case.build()
     z, logsnr, cond = case.draw()
     y = network(z, logsnr, cond)
-    others = {
+    rest = {
         "z": network(z + 0.1, logsnr, cond),
         "logsnr": network(z, logsnr + 1.0, cond),
         "cond": network(z, logsnr, (cond + 1) % NUM_CLASSES),
         "no label": network(z, logsnr),
     }
-    for name, other in others.items():
+    for name, other in rest.items():
         distance = (other - y).flatten(1).norm(dim=1) / y.flatten(1).norm(dim=1)
         assert distance.min() > 1e-3, name
 
@@ -289,19 +284,19 @@ def test_dropout_acts_in_training_only(name: str) -> None:
 
 def kept_bytes(network: nn.Module, *inputs: Tensor) -> int:
     """What is kept for the backward pass, which is run; without the weights."""
-    kept: dict[int, int] = {}
-    own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    remaining: dict[int, int] = {}
+    mine = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in mine:
+            remaining[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         y = network(*inputs)
     y.square().sum().backward()
-    return sum(kept.values())
+    return sum(remaining.values())
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -310,16 +305,16 @@ def test_checkpointing_leaves_gradients_as_they_are(name: str) -> None:
     case = NETWORKS[name]
     if name != "mlp":
         case = replace(case, config=replace(case.config, dropout=0.5))
-    gradients, kept = [], []
+    gradients, remaining = [], []
     for use_checkpointing in (False, True):
         network = case.build()
         torch.manual_seed(3)
-        with checkpointed(blocks(network) if use_checkpointing else []):
-            kept.append(kept_bytes(network, *case.draw()))
+        with checkpointed(network) if use_checkpointing else nullcontext():
+            remaining.append(kept_bytes(network, *case.draw()))
         gradients.append([parameter.grad for parameter in network.parameters()])
     for plain, again in zip(*gradients, strict=True):
         assert torch.equal(plain, again)
-    assert kept[1] < 0.6 * kept[0]
+    assert remaining[1] < 0.6 * remaining[0]
 
 
 @pytest.mark.parametrize("name", ["mlp", "adm", "uvit"])
@@ -327,35 +322,43 @@ def test_a_network_compiles_to_one_graph(name: str) -> None:
     """Forward and backward; the other kinds with the loss, below."""
     network, inputs = NETWORKS[name].build().eval(), NETWORKS[name].draw()
     torch._dynamo.reset()
-    found = torch.compile(network, backend="eager", fullgraph=True)(*inputs)
-    found.sum().backward()
-    torch.testing.assert_close(found, network(*inputs), rtol=1e-5, atol=1e-6)
+    actual = torch.compile(network, backend="eager", fullgraph=True)(*inputs)
+    actual.sum().backward()
+    torch.testing.assert_close(actual, network(*inputs), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "use_checkpointing"), [("attention", False), ("vit", True)])
-def test_noise_network_and_loss_compile_to_one_graph(
-    tmp_path: Path, name: str, use_checkpointing: bool
-) -> None:
-    """Of what the trainer compiles, forward and backward."""
-    case = NETWORKS[name]
-    execution = Execution(use_checkpointing=use_checkpointing)
-    config = replace(DIGITS, network=case.config, execution=execution, batch_size=4)
-    processes = Processes(0, 1, torch.device("cpu"))
-    trainer = Trainer(config, RunDirectory(tmp_path), config.data.load(), processes)
-    for parameter in trainer.state.network.parameters():
+def test_noise_network_and_loss_compile_to_one_graph(name: str, use_checkpointing: bool) -> None:
+    """Of what the training compiles, forward and backward."""
+    config = replace(DIGITS, network=NETWORKS[name].config)
+    data = config.data.load()
+    network = config.build_network(data.spec)
+    loss = Loss(
+        network,
+        config.objective,
+        data.null_cond,
+        seed=config.seed,
+        label_dropout=config.label_dropout,
+    )
+    for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.1)
-    x, cond = trainer.batch()
-    levels = trainer.objective.levels(trainer.logsnr()).float()
-    arguments = x, levels, cond, trainer.number, trainer.samples
+    samples = torch.arange(4)
+    x, cond = data.train.batch(samples)
+    logsnr = config.schedule.logsnr((samples + 0.5) / 4)
+    levels = torch.stack(config.objective.levels(logsnr)).float()
+    arguments = x, levels, cond, torch.tensor(0), samples
     torch._dynamo.reset()
     counters.clear()
-    with checkpointed(trainer.blocks), torch.autocast("cpu", torch.bfloat16):
-        found = torch.compile(trainer.loss, backend="eager")(*arguments)
-        found.sum().backward()
-        expected = trainer.loss(*arguments)
+    with (
+        checkpointed(network) if use_checkpointing else nullcontext(),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        actual = torch.compile(loss, backend="eager")(*arguments)
+        actual.sum().backward()
+        expected = loss(*arguments)
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("num", [5, 513])
@@ -412,10 +415,3 @@ def test_what_cannot_work_is_refused_in_one_line(
 ) -> None:
     with pytest.raises(ValueError, match=rf"\A.*({message}).*\Z"):
         config.build(shape, None)
-
-
-@pytest.mark.parametrize("config", [UNetConfig, ADMConfig, UViTConfig, ViTConfig, MLPConfig])
-def test_a_network_deeper_than_memory_is_refused(config: Any) -> None:
-    shape = (4,) if config is MLPConfig else (3, 32, 32)
-    with pytest.raises(ValueError, match="num_blocks is 1000000000"):
-        config(num_blocks=10**9).build(shape, None)

@@ -22,11 +22,11 @@ def draw(dtype: torch.dtype) -> list[Tensor]:
 def test_group_norm_and_its_gradients_are_torchs() -> None:
     h, weight, bias = inputs = draw(torch.float64)
     expected = F.group_norm(h, 2, weight, bias, 1e-5)
-    found = group_norm(h, 2, weight, bias, 1e-5)
+    actual = group_norm(h, 2, weight, bias, 1e-5)
     grad = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(
-        torch.autograd.grad(found, inputs, grad),
+        torch.autograd.grad(actual, inputs, grad),
         torch.autograd.grad(expected, inputs, grad),
         rtol=1e-9,
         atol=1e-9,
@@ -50,11 +50,11 @@ def test_group_norm_and_its_gradient_lose_no_digits_far_from_zero(
     exact_y = F.group_norm(exact_x.requires_grad_(), 4, exact_weight, exact_bias, 1e-5)
     (slope,) = torch.autograd.grad(y, x, grad)
     (exact_slope,) = torch.autograd.grad(exact_y, exact_x, grad.double())
-    for found, exact in ((y, exact_y), (slope, exact_slope)):
+    for actual, exact in ((y, exact_y), (slope, exact_slope)):
         error, rounding = (
-            (t.double() - exact).square().mean().sqrt() for t in (found, exact.to(dtype))
+            (t.double() - exact).square().mean().sqrt() for t in (actual, exact.to(dtype))
         )
-        assert found.dtype == dtype
+        assert actual.dtype == dtype
         assert error < 1.1 * rounding + 3 * 2**-24 * (1 + mean)
 
 

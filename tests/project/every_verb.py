@@ -25,8 +25,7 @@ OPTIONAL = ("lightning", "pytest", "transformers")
 DATA = (
     "py.typed",
     *("training/data/digits.npz", "training/data/digits.txt"),
-    *(f"base/templates/{name}" for name in ("base.html", "style.css", "page.js")),
-    "audit/templates/page.html",
+    *("base/report.css", "base/report.js"),
 )
 SMALL = [
     *("--network.channels", "16", "32", "--network.embedding-dim", "32", "--batch-size", "16"),
@@ -114,8 +113,6 @@ def run_every_verb() -> None:
     )
     drawn = json.loads(elbos("sample", "run", "--num", "4", "--json"))
     assert all(Path(path).is_file() for path in drawn.values())
-    elbos("export", "run", "--to", "exported")
-    assert Path("exported/README.md").is_file()
     few = ["--num-images", "4", "--num-samples", "0", "--ode.num-images", "2"]
     assert json.loads(elbos("evaluate", "run", *few, "--json"))
     assert Path("run/eval.html").is_file()

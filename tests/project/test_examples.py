@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
-from accelerate.tracking import GeneralTracker
+from accelerate import Accelerator
 from commands import snapshot
 
 import elbos
@@ -43,8 +43,8 @@ def test_own_network_reaches_the_bits_per_dim_that_are_printed(
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     said = re.search(r"# ([\d.]+)$", EXAMPLE.read_text().strip())
     assert said
-    found = float(capsys.readouterr().out.split()[0])
-    assert abs(found - float(said[1])) < 0.1
+    actual = float(capsys.readouterr().out.split()[0])
+    assert abs(actual - float(said[1])) < 0.1
 
 
 class Network(torch.nn.Module):
@@ -64,7 +64,7 @@ def test_the_guide_to_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     guide = (ROOT / "docs/training.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
-    training, sampling, guidance, loop, by_level, tracking, of_diffusers = blocks
+    training, sampling, guidance, loop, by_level, tracking = blocks
     images = torch.randint(0, 256, (40, 1, 4, 4)) / 127.5 - 1
     data = [(x, i % 2) for i, x in enumerate(images)]
     names = {
@@ -92,14 +92,20 @@ def test_the_guide_to_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert names["loss"].shape == (40,)
     values = torch.randn(2, 8, 3)
     names |= {"batches": [(images, None)], "logsnr": torch.randn(8), "v": values[0]}
-    tracker = mock.Mock(spec=GeneralTracker)
+    tracker = mock.Mock(spec=Accelerator)
     names |= {"v_hat": values[1], "accelerator": tracker}
     names |= {"validator": lambda _: names["bound"], "denoiser": None}
     exec(by_level, names)
     assert sum(names["found"].num_samples) == 8
     exec(tracking, names)
     assert [call.kwargs["step"] for call in tracker.log.call_args_list] == [0, 0]
-    (config,) = re.findall(r"```json\n(.*?)```", guide, re.DOTALL)
-    Path("unet.json").write_text(config)
-    with torch.device("meta"):
-        exec(of_diffusers, names | {"shape": (1, 8, 8)})
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the untrained network
+def test_packed_latents_are_unpacked_in_their_places(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("diffusers")
+    names = runpy.run_path(str(ROOT / "examples" / "packed_latents.py"))
+    assert "nats/dim" in capsys.readouterr().out
+    velocity, z, cond = (names[name] for name in ("velocity", "latents", "cond"))
+    velocity.__globals__["transformer"] = lambda hidden_states, **_: mock.Mock(sample=hidden_states)
+    assert torch.equal(velocity(z, torch.zeros(len(z)), **cond), z)

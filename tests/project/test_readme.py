@@ -73,10 +73,3 @@ def test_the_guide_measures_a_denoiser_of_the_readers_own():
     entropy = 0.5 * math.log2(2 * math.pi * math.e * 0.25)
     assert abs(result.bits_per_dim - entropy) < 4 * result.standard_error
     assert names["later"].difference(result).mean == 0
-
-
-def test_every_command_of_the_tour_is_one_of_elbos():
-    from elbos import cli
-
-    verbs = {line.split()[1] for line in README.splitlines() if line.startswith("elbos ")}
-    assert verbs == set(cli.VERBS)

@@ -1,7 +1,6 @@
-"""Tutorials: what `make docs` runs cell by cell is a notebook, and a script."""
+"""Tutorials: what `make docs` runs cell by cell is a notebook."""
 
 import json
-import runpy
 from pathlib import Path
 
 import pytest
@@ -17,28 +16,6 @@ def tutorials(monkeypatch):
     import tutorials
 
     return tutorials
-
-
-def test_a_page_has_what_is_printed_and_drawn(tutorials, tmp_path: Path) -> None:
-    script = tmp_path / "one.py"
-    script.write_text(
-        "# # One\n\nimport matplotlib.pyplot as plt\n\nprint(6 * 7)\nplt.plot([1, 2])\n"
-    )
-    tutorials.write_page(script, tmp_path)
-    page = (tmp_path / "one.md").read_text()
-    assert page.startswith("# One\n")
-    assert "```text\n42\n```" in page
-    (figure,) = tmp_path.glob("one-*.svg")
-    assert f"]({figure.name})" in page
-    assert json.loads((tmp_path / "one.ipynb").read_text())["cells"][1]["cell_type"] == "code"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_each_runs_as_a_script(script: Path, monkeypatch, unchecked) -> None:
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("MPLBACKEND", "agg")
-    runpy.run_path(str(script), run_name="__main__")
 
 
 @pytest.mark.slow

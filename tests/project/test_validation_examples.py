@@ -24,11 +24,11 @@ def test_ten_lines_more_validate_a_loop(path: Path) -> None:
     name.
     """
     lines = path.read_text().splitlines(keepends=True)
-    others = "".join(line for line in lines if "# +" not in line)
+    rest = "".join(line for line in lines if "# +" not in line)
     assert sum("# +" in line for line in lines) <= 10
-    assert "elbos" not in others
+    assert "elbos" not in rest
     command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F", "-"]
-    done = subprocess.run(command, input=others, capture_output=True, text=True)
+    done = subprocess.run(command, input=rest, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
@@ -77,7 +77,7 @@ def test_a_callback_of_transformers_validates(
     monkeypatch.chdir(tmp_path)
     names = run("transformers_trainer")
     require_learned(names)
-    logged = [one["step"] for one in names["trainer"].state.log_history if "loss" not in one]
+    logged = [item["step"] for item in names["trainer"].state.log_history if "loss" not in item]
     assert set(names["history"].results) <= set(logged)
 
 

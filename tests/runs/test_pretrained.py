@@ -21,8 +21,8 @@ from elbos.evaluation import Evaluation
 from elbos.runs.pretrained import InBatches, Pretrained
 from elbos.theory.oracles import GaussianMixture
 from elbos.theory.parameterizations import Eps
-from elbos.training.data import Digits, Folder, to_unit
-from elbos.training.data.folder import measured_split
+from elbos.training.data import Digits, Images, to_unit
+from elbos.training.data.images import measured_split
 from elbos.training.randomness import generator
 from elbos.validation import validator
 
@@ -60,30 +60,19 @@ def save(folder: Path, **parts: Any) -> None:
 
 def unet(channels: int = 1, **settings: Any) -> nn.Module:
     torch.manual_seed(0)
-    found = diffusers.UNet2DModel(
+    actual = diffusers.UNet2DModel(
         **SMALL | {"in_channels": channels, "out_channels": channels} | settings
     )
-    return found.eval()
+    return actual.eval()
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders: `ddpm`, `labelled`, of ten classes, and `latent`, a VAE before a U-Net."""
+    """Folders: `ddpm`, and `labelled`, of ten classes."""
     folder = tmp_path_factory.mktemp("saved")
-    torch.manual_seed(0)
-    vae = diffusers.AutoencoderKL(
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        scaling_factor=0.5,
-    )
     scheduler = diffusers.DDPMScheduler()
     save(folder / "ddpm", unet=unet(), scheduler=scheduler)
     save(folder / "labelled", unet=unet(num_class_embeds=10), scheduler=scheduler)
-    save(folder / "latent", unet=unet(4, sample_size=4), vae=vae, scheduler=scheduler)
     return folder
 
 
@@ -99,8 +88,8 @@ def folders(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def measured_by_hand(network: nn.Module, x: Tensor, **settings: Any) -> float:
     """Bits/dim of a network that predicts eps at the steps of DDPM's betas, by the validator."""
-    kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
-    steps = np.log(kept / (1 - kept))
+    remaining = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    steps = np.log(remaining / (1 - remaining))
 
     def called(z: Tensor, logsnr: Tensor, cond: Any) -> Tensor:
         time = np.interp(-logsnr.double().numpy(), -steps, np.arange(1000))
@@ -126,13 +115,13 @@ def chosen() -> tuple[Tensor, Tensor]:
 
 def test_the_network_is_told_the_labels_of_the_images(elbos: Elbos, folders: Path) -> None:
     few = [*FEW[:4], "--num-samples", "0", "--ode.num-images", "2", "--ode.tolerance", "0.1"]
-    found = json.loads(elbos("evaluate", "labelled", "data:digits", *few, "--json").out)["results"]
-    assert list(found) == ["given_label"]
+    actual = json.loads(elbos("evaluate", "labelled", "data:digits", *few, "--json").out)["results"]
+    assert list(actual) == ["given_label"]
     x, labels = chosen()
     expected = measured_by_hand(unet(num_class_embeds=10), x, num_levels=17, cond=labels)
-    assert found["given_label"]["bits_per_dim"] == pytest.approx(expected, abs=1e-6)
-    assert found["given_label"]["ode"]["num_images"] == 2
-    assert max(abs(check["z"]) for check in found["given_label"]["weightings"]) < 4.5
+    assert actual["given_label"]["bits_per_dim"] == pytest.approx(expected, abs=1e-6)
+    assert actual["given_label"]["ode"]["num_images"] == 2
+    assert max(abs(check["z"]) for check in actual["given_label"]["weightings"]) < 4.5
 
 
 @pytest.mark.filterwarnings("ignore:logsnr_max=9.21")
@@ -146,16 +135,16 @@ def test_a_network_of_one_channel_is_given_that_of_grey_pictures(
             path = Path("grey", split, f"{number:02}.png")
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(path)
-    words = ["evaluate", "ddpm", "data:folder", "--data.size", "8", *LIKELIHOOD, "--json"]
-    found = json.loads(elbos(*words, "--data.root", "grey").out)["results"]["unconditional"]
+    words = ["evaluate", "ddpm", "data:images", "--data.size", "8", *LIKELIHOOD, "--json"]
+    actual = json.loads(elbos(*words, "--data.path", "grey").out)["results"]["unconditional"]
     x = to_unit(torch.from_numpy(pixels[:, None]), 256)
     expected = measured_by_hand(
         unet(), x[torch.randperm(20, generator=generator(0))], num_levels=256
     )
-    assert found["bits_per_dim"] == pytest.approx(expected, abs=1e-6)
+    assert actual["bits_per_dim"] == pytest.approx(expected, abs=1e-6)
     for path in Path("grey/test").iterdir():
         Image.new("RGB", (8, 8), "red").save(path)
-    assert_one_line(elbos(*words, "--data.root", "grey"), "colours")
+    assert_one_line(elbos(*words, "--data.path", "grey"), "colours")
 
 
 def test_a_folder_of_pictures_is_measured_whole_in_the_networks_size(
@@ -165,43 +154,22 @@ def test_a_folder_of_pictures_is_measured_whole_in_the_networks_size(
     Path("flat").mkdir()
     for number, picture in enumerate(pixels):
         Image.fromarray(picture).save(Path("flat", f"{number:02}.png"))
-    words = ["evaluate", "ddpm", "data:folder", "--data.root", "flat", *LIKELIHOOD[2:]]
+    words = ["evaluate", "ddpm", "data:images", "--data.path", "flat", *LIKELIHOOD[2:]]
     with pytest.warns(UserWarning, match="logsnr_max=9.21") as warned:
         assert elbos(*words).status == 0
     assert sum("logsnr_max" in str(warning.message) for warning in warned) == 1
-    found = Evaluation.load("runs/evaluate-ddpm/eval.json")
-    assert (found.split, found.num_images) == ("all", 30)
-    data = Folder(root=Path("flat"), size=8)
+    actual = Evaluation.load("runs/evaluate-ddpm/eval.json")
+    assert (actual.split, actual.num_images) == ("all", 30)
+    data = Images(path="flat", size=8)
     dataset = data.load()
     assert {x.numpy().tobytes() for x in dataset.all.x[:, 0]} == {p.tobytes() for p in pixels}
     assert measured_split(data, is_trained_on=True) == "test"
 
 
-@torch.no_grad()
-def test_the_likelihood_of_a_latent_pipeline_is_one_of_latents(
-    elbos: Elbos, folders: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "1000")
-    shown = elbos("evaluate", "latent", "data:digits", *FEW, *SAMPLES, *MINE).out
-    found = Evaluation.load("runs/evaluate-latent/eval.json")
-    x, _ = chosen()
-    moments = diffusers.AutoencoderKL.from_pretrained("latent/vae").encode(x).latent_dist
-    noise = [torch.randn(1, 4, 4, 4, generator=generator(0, i)) for i in range(20)]
-    latents = 0.5 * (moments.mean + moments.std * torch.cat(noise))
-    expected = measured_by_hand(unet(4, sample_size=4), latents)
-    result = found.results["unconditional"]
-    assert result.bits_per_dim == pytest.approx(expected, abs=1e-5)  # of 2 to 6 bits
-    assert found.is_of_latents and found.protocol.num_levels is None
-    assert f"{result.nats_per_dim:.2f}"[:3] in shown and "up to a constant" in shown
-    assert found.quality is None
-    page = Path("runs/evaluate-latent/eval.html").read_text()
-    assert "Nats/dim" in page and "Bits/dim" not in page
-
-
 def test_a_network_is_called_with_few_samples_at_once(randn: Any) -> None:
     """And the estimates are the same."""
-    one = torch.ones(2, dtype=torch.float64)
-    exact = GaussianMixture(one / 2, randn(2, 3), one)
+    item = torch.ones(2, dtype=torch.float64)
+    exact = GaussianMixture(item / 2, randn(2, 3), item)
     sizes = []
 
     def spied(z: Tensor, logsnr: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
@@ -209,9 +177,9 @@ def test_a_network_is_called_with_few_samples_at_once(randn: Any) -> None:
         return exact(z, logsnr, cond)
 
     z, logsnr, labels = randn(7, 3), randn(7), torch.arange(7) % 2
-    found = InBatches(spied, 3)(z, logsnr, labels)
+    actual = InBatches(spied, 3)(z, logsnr, labels)
     assert sizes == [3, 3, 1]
-    torch.testing.assert_close(found, exact(z, logsnr, labels), rtol=0, atol=1e-12)
+    torch.testing.assert_close(actual, exact(z, logsnr, labels), rtol=0, atol=1e-12)
 
 
 # --- what is kept --------------------------------------------------------------------------------
@@ -233,29 +201,28 @@ def test_an_interrupted_evaluation_of_a_folder_resumes(
         patch.setattr(sys.modules["elbos.evaluation.likelihood"], "check_theorem", stop)
         assert elbos(*words).status == 1
     assert not (out / "eval.json").exists()
-    kept = snapshot(out)
-    assert any(name.endswith(".safetensors") for name in kept)
+    remaining = snapshot(out)
+    assert any(name.endswith(".safetensors") for name in remaining)
     monkeypatch.setattr(validator, "eps_errors", stop)
     shown = elbos(*words, "--batch-size", "7")
     assert shown.status == 0 and "optimizer" not in shown.out
-    found = Evaluation.load(out / "eval.json")
-    assert snapshot(out).items() >= kept.items()
-    assert json.loads(elbos(*words, "--json").out) == found.to_dict()
+    actual = Evaluation.load(out / "eval.json")
+    assert snapshot(out).items() >= remaining.items()
+    assert json.loads(elbos(*words, "--json").out) == actual.to_dict()
     assert snapshot(folders / "ddpm") == model
 
-    assert (found.run, found.step, found.trained.optimizer) == ("ddpm", None, None)
-    assert found.trained.network == "UNet2DModel"
-    origin = found.protocol.origin
-    assert origin.latents is None and '"beta_end": 0.02' in origin.scheduler
-    assert Evaluation.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert (actual.run, actual.step) == ("ddpm", None)
+    assert actual.trained["network"] == "UNet2DModel"
+    assert '"beta_end": 0.02' in actual.protocol.scheduler
+    assert Evaluation.from_dict(json.loads(json.dumps(actual.to_dict()))) == actual
     page = re.sub(r"<.*?>", "", (out / "eval.html").read_text())
     assert "None" not in page.split("Protocol")[0]
 
 
 def test_changed_weights_are_measured_anew(folders: Path) -> None:
     def parts(**changes: Any) -> str:
-        found = Pretrained(Path("ddpm"), Digits(), Path("out"))
-        return json.dumps(found.identifier(), sort_keys=True)
+        actual = Pretrained(Path("ddpm"), Digits(), Path("out"))
+        return json.dumps(actual.identifier(), sort_keys=True)
 
     first = parts()
     assert parts() == first
@@ -296,10 +263,9 @@ BAD = {
     "NaN": ("ddpm", weights(lambda net: net.conv_out.bias.fill_(math.nan)), DIGITS, "NaN"),
     "channels": ("ddpm", other(channels=3), DIGITS, "takes 3x8x8, and is given 1x8x8"),
     "size": ("ddpm", other(sample_size=16), DIGITS, "takes 1x16x16"),
-    "empty set": ("ddpm", None, ["data:folder", "--data.root", "empty"], "no picture"),
+    "empty set": ("ddpm", None, ["data:images", "--data.path", "empty"], "no picture"),
     "no labels": ("labelled", other(num_class_embeds=10, channels=3),
-        ["data:folder", "--data.root", "pictures", "--data.size", "8"], "has none"),
-    "a scale of 0": ("latent", setting("vae/config.json", scaling_factor=0), DIGITS, "above 0"),
+        ["data:images", "--data.path", "pictures", "--data.size", "8"], "has none"),
     "weights of a pickle": ("ddpm", lambda folder:
         (folder / "unet/x.safetensors.index.json").write_text(PICKLED), DIGITS,
         "other files than safetensors"),

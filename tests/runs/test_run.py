@@ -7,9 +7,9 @@ import pytest
 import torch
 from tiny import DIGITS
 
-from elbos.runs.fit import train
 from elbos.runs.run import Run
 from elbos.training.config import Config
+from elbos.training.loop import train
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_the_likelihood_is_that_of_a_condition_that_was_trained(
     train(config, tmp_path)
     run, x = Run(tmp_path), torch.zeros(4, 1, 8, 8)
     assert run.conditions == conditions
-    labelled = [(one, torch.tensor(3)) for one in x]
+    labelled = [(item, torch.tensor(3)) for item in x]
     assert run.likelihood(labelled, num_evaluations=4).num_evaluations == 16
     if "unconditional" not in conditions:
         with pytest.raises(ValueError, match=r"\(x, cond\)"):

@@ -63,8 +63,8 @@ def test_the_network_is_given_levels_like_its_data(randn):
     levels = schedule.sample(8)
     assert levels.dtype == torch.float64
     parameterization = PARAMETERIZATIONS[0]
-    found = Denoiser(network, parameterization).output(z, levels)
-    assert torch.equal(found, network(z, levels.float()))
+    actual = Denoiser(network, parameterization).output(z, levels)
+    assert torch.equal(actual, network(z, levels.float()))
 
 
 def test_a_partially_applied_module_is_called_as_its_forward(randn):
@@ -95,9 +95,9 @@ def test_one_level_stands_for_the_whole_batch_of_images(randn):
     denoiser = Denoiser(Network(), PARAMETERIZATIONS[2])
     z = randn(4, 3, 4, 4)
     estimates = denoiser(z, LOGSNR[7:8])
-    for one, four in zip(estimates, denoiser(z, LOGSNR[7:8].expand(4)), strict=True):
-        assert one.dtype == torch.float64
-        assert torch.equal(one, four)
+    for item, four in zip(estimates, denoiser(z, LOGSNR[7:8].expand(4)), strict=True):
+        assert item.dtype == torch.float64
+        assert torch.equal(item, four)
     torch.testing.assert_close(diffuse(*estimates, LOGSNR[7:8]), z, rtol=0, atol=1e-12)
 
 
@@ -134,8 +134,8 @@ def test_outside_its_interval_guidance_is_the_conditional(batch):
 
 def test_guidance_takes_one_level_for_the_batch(batch):
     z, _, cond = batch
-    one = guided(3.0)(z, LOGSNR[5:6], cond)
-    torch.testing.assert_close(one, guided(3.0)(z, LOGSNR[5:6].expand(40), cond), rtol=0, atol=0)
+    item = guided(3.0)(z, LOGSNR[5:6], cond)
+    torch.testing.assert_close(item, guided(3.0)(z, LOGSNR[5:6].expand(40), cond), rtol=0, atol=0)
 
 
 def test_without_labels_there_is_nothing_to_guide(batch):
@@ -154,10 +154,10 @@ def test_a_null_condition_takes_the_place_of_the_negative_label(batch, num_nulls
     z, logsnr, cond = batch
     one_hot = torch.eye(3)
     null = {"class": one_hot[2:].expand(num_nulls, 3), "style": "plain"}
-    found = Guided(named, 3.0, null_cond=null)(
+    actual = Guided(named, 3.0, null_cond=null)(
         z, logsnr, {"class": one_hot[cond], "style": "plain"}
     )
-    torch.testing.assert_close(found, guided(3.0)(z, logsnr, cond), rtol=0, atol=0)
+    torch.testing.assert_close(actual, guided(3.0)(z, logsnr, cond), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32], ids=str)

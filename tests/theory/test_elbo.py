@@ -14,6 +14,7 @@ from tables import NON_MONOTONE
 from elbos.theory import weightings
 from elbos.theory.elbo import elbo_mixture, is_monotone, noisy_elbo_losses, theorem_sides
 from elbos.theory.oracles import GaussianMixture
+from elbos.theory.recipes import RECIPES
 from elbos.theory.weightings import EDM, Exponential, Monotone, Sigmoid
 
 STD, WRONG = 0.5, 0.8
@@ -26,7 +27,7 @@ THEOREM_WEIGHTINGS = [
     weightings.IDDPM(),
     EDM(),
     weightings.MinSNR(),
-    weightings.LogitNormalFlow(),
+    RECIPES["sd3"].weighting,
 ]
 
 

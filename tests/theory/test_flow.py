@@ -92,8 +92,8 @@ def test_conditional_density(generator):
     """Given the component, its Gaussian; a wrong component costs."""
     x, component = planar().sample(100, generator)
     exact = -planar().log_prob(x, component=component) / 2
-    found = exactly(planar(), x, cond=component).nats
-    torch.testing.assert_close(found, exact, rtol=0, atol=1e-4)
+    actual = exactly(planar(), x, cond=component).nats
+    torch.testing.assert_close(actual, exact, rtol=0, atol=1e-4)
     assert exactly(planar(), x, cond=1 - component).nats.mean() > exact.mean() + 1
 
 
@@ -123,9 +123,9 @@ def test_no_level_beyond_the_ends_is_evaluated(estimates, generator):
         return estimates(z, logsnr)
 
     x, _ = planar().sample(5, generator)
-    found = exactly(denoiser, x, logsnr_min=-7.3, logsnr_max=9.1)
+    actual = exactly(denoiser, x, logsnr_min=-7.3, logsnr_max=9.1)
     assert (min(levels), max(levels)) == pytest.approx((-7.3, 9.1), abs=1e-12)
-    assert found.num_evaluations == len(levels)
+    assert actual.num_evaluations == len(levels)
 
 
 # --- probes of the trace --------------------------------------------------------------------------
@@ -229,9 +229,9 @@ def test_bound_is_its_quadrature(dequantize, generator):
 def test_truncated_normal_loses_what_it_cuts_off(num_stds, generator):
     """For data at one point: -ln erf(stds / sqrt 2) for every draw, and no more."""
     x = torch.zeros(20, 3, dtype=torch.float64)
-    found = on_levels(gaussian(0.0, 3), x, num_stds, logsnr_min=-22.0, generator=generator).nats
-    cut_off = torch.full_like(found, -math.log(math.erf(num_stds / math.sqrt(2))))
-    torch.testing.assert_close(found, cut_off, rtol=0, atol=1e-4)
+    actual = on_levels(gaussian(0.0, 3), x, num_stds, logsnr_min=-22.0, generator=generator).nats
+    cut_off = torch.full_like(actual, -math.log(math.erf(num_stds / math.sqrt(2))))
+    torch.testing.assert_close(actual, cut_off, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("dequantize", [uniform, truncated_normal])
@@ -253,9 +253,9 @@ def test_state_is_single_precision_or_the_data_s(dtype, generator):
     data = GaussianMixture(weights.to(state), means.to(state), stds.to(state))
     x, atom = data.sample(20, generator)
     options = {"logsnr_min": -22.0, "use_exact_trace": True, "generator": generator}
-    found = on_levels(data, x, 5.0, **options).nats
-    assert found.dtype == state
-    torch.testing.assert_close(found, -data.weights.log()[atom] / 2, rtol=0, atol=1e-3)
+    actual = on_levels(data, x, 5.0, **options).nats
+    assert actual.dtype == state
+    torch.testing.assert_close(actual, -data.weights.log()[atom] / 2, rtol=0, atol=1e-3)
 
 
 def test_the_result_has_no_graph(generator):
@@ -263,9 +263,9 @@ def test_the_result_has_no_graph(generator):
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
     x, _ = planar().sample(3, generator)
     plain = exactly(planar(), x).nats
-    found = exactly(lambda z, logsnr, _: planar()(scale * z, logsnr), x.requires_grad_()).nats
-    assert not found.requires_grad
-    torch.testing.assert_close(found, plain, rtol=0, atol=1e-12)
+    actual = exactly(lambda z, logsnr, _: planar()(scale * z, logsnr), x.requires_grad_()).nats
+    assert not actual.requires_grad
+    torch.testing.assert_close(actual, plain, rtol=0, atol=1e-12)
 
 
 def test_it_takes_its_gradients_in_inference_mode_too(generator):
@@ -278,8 +278,8 @@ def test_it_takes_its_gradients_in_inference_mode_too(generator):
     x, label = torch.randn(3, 2, generator=generator), torch.tensor([0, 1, 1])
     plain = exactly(network, x, cond={"label": label}).nats
     with torch.inference_mode():
-        found = exactly(network, x.clone(), cond={"label": label.clone()}).nats
-    torch.testing.assert_close(found, plain, rtol=0, atol=0)
+        actual = exactly(network, x.clone(), cond={"label": label.clone()}).nats
+    torch.testing.assert_close(actual, plain, rtol=0, atol=0)
 
 
 def nan_in_noise(z, logsnr, cond=None):

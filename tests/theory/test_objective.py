@@ -152,9 +152,9 @@ def test_a_batch_as_large_as_the_width_does_not_mix_its_samples(randn):
     loss = objective()(network, x, eps, logsnr)
     assert loss.shape == (4,)
     for i in range(4):
-        one = slice(i, i + 1)
-        alone = objective()(network, x[one], eps[one], logsnr[one])
-        torch.testing.assert_close(loss[one], alone, rtol=1e-12, atol=0)
+        item = slice(i, i + 1)
+        alone = objective()(network, x[item], eps[item], logsnr[item])
+        torch.testing.assert_close(loss[item], alone, rtol=1e-12, atol=0)
 
 
 def test_coefficient_is_in_float64_even_of_float32_levels():
@@ -186,21 +186,21 @@ def test_low_precision_is_finite_and_close_over_the_whole_range(
     x, eps, bias, weight = draws
 
     def run(dtype, use_bfloat16, objective, logsnr):
-        own = bias.to(dtype, copy=True).requires_grad_()
+        mine = bias.to(dtype, copy=True).requires_grad_()
 
         def network(z, *_):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=use_bfloat16):
-                return torch.nn.functional.linear(z, 0.3 * weight.to(dtype)) + own
+                return torch.nn.functional.linear(z, 0.3 * weight.to(dtype)) + mine
 
         loss = objective(network, x.to(dtype), eps.to(dtype), logsnr)
-        (gradient,) = torch.autograd.grad(loss.sum(), own)
+        (gradient,) = torch.autograd.grad(loss.sum(), mine)
         return loss.detach().double(), gradient.double().norm(dim=1)
 
     for schedule in SCHEDULES:
         logsnr = schedule.logsnr(WHOLE_RANGE)
-        one = objective(parameterization, Sigmoid(k=2.0), schedule)
-        low = run(torch.float32, use_bfloat16, one, logsnr)
-        exact = run(torch.float64, False, one, logsnr)
+        item = objective(parameterization, Sigmoid(k=2.0), schedule)
+        low = run(torch.float32, use_bfloat16, item, logsnr)
+        exact = run(torch.float64, False, item, logsnr)
         is_sampled = schedule.log_density(logsnr) > NEVER
         for value, reference in zip(low, exact, strict=True):
             assert value[is_sampled].isfinite().all(), schedule
@@ -247,13 +247,13 @@ def test_the_loss_draws_what_it_is_not_given(randn):
         seen.append(cond)
         return z * logsnr[:, None]
 
-    found = objective().loss(network, x, label, torch.Generator().manual_seed(3))
+    actual = objective().loss(network, x, label, torch.Generator().manual_seed(3))
     generator = torch.Generator().manual_seed(3)
     logsnr = objective().schedule.sample(8, generator)
     eps = torch.randn(8, 2, dtype=torch.float64, generator=generator)
-    assert torch.equal(found, objective()(network, x, eps, logsnr, label))
-    given = objective().loss(network, x, label, logsnr=logsnr + 0.1)
-    assert not torch.equal(given, found)
+    assert torch.equal(actual, objective()(network, x, eps, logsnr, label))
+    inputs = objective().loss(network, x, label, logsnr=logsnr + 0.1)
+    assert not torch.equal(inputs, actual)
     assert all(cond is label for cond in seen)
 
 
@@ -261,9 +261,9 @@ def test_the_loss_draws_what_it_is_not_given(randn):
 def test_the_mean_of_drawn_losses_is_the_weighted_integral(schedule, generator):
     """Means of batches of 64, z < 4 over 400 of them; the stream of torch's global generator."""
     torch.manual_seed(0)
-    data, one = gaussian(STD), objective(Eps(), Sigmoid(k=2.0), schedule)
+    data, item = gaussian(STD), objective(Eps(), Sigmoid(k=2.0), schedule)
     means = [
-        one.loss(lambda z, level, _: data(z, level)[1], data.sample(64, generator)[0]).mean()
+        item.loss(lambda z, level, _: data(z, level)[1], data.sample(64, generator)[0]).mean()
         for _ in range(400)
     ]
     expected = weighted_integral(Sigmoid(k=2.0), lambda level: gaussian_loss(level, STD), -20, 20)

@@ -18,7 +18,7 @@ def parameterization(request):
 
 
 def test_every_parameterization_is_in_the_table():
-    ours = {one for one in Parameterization.__subclasses__() if one.__module__ == V.__module__}
+    ours = {item for item in Parameterization.__subclasses__() if item.__module__ == V.__module__}
     assert {type(p) for p in PARAMETERIZATIONS} == ours
 
 
@@ -45,11 +45,11 @@ def test_eps_loss_is_the_error_of_the_noise(parameterization, randn):
     _, eps_hat = parameterization.split(y_hat, diffuse(x, eps, LOGSNR), LOGSNR)
     expected = 0.5 * (eps_hat - eps).square().mean((1, 2))
     y = parameterization.target(x, eps, LOGSNR)
-    for found in (
+    for actual in (
         parameterization.eps_loss(y_hat, y, LOGSNR),
         parameterization.eps_loss(-y_hat, -y, LOGSNR),
     ):
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-15)
+        torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-15)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -131,10 +131,10 @@ def test_a_batch_as_large_as_the_width_does_not_mix_its_noise_levels(parameteriz
     x, eps, y, logsnr = randn(4, 3, 4, 4), randn(4, 3, 4, 4), randn(4, 3, 4, 4), randn(4)
     target, parts = parameterization.target(x, eps, logsnr), parameterization.split(y, x, logsnr)
     for i in range(4):
-        one = slice(i, i + 1)
-        assert torch.equal(target[one], parameterization.target(x[one], eps[one], logsnr[one]))
-        alone = parameterization.split(y[one], x[one], logsnr[one])
-        assert all(torch.equal(a[one], b) for a, b in zip(parts, alone, strict=True))
+        item = slice(i, i + 1)
+        assert torch.equal(target[item], parameterization.target(x[item], eps[item], logsnr[item]))
+        alone = parameterization.split(y[item], x[item], logsnr[item])
+        assert all(torch.equal(a[item], b) for a, b in zip(parts, alone, strict=True))
 
 
 def test_float32_is_close_over_the_whole_range(parameterization):

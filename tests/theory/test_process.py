@@ -47,11 +47,11 @@ def test_a_batch_as_large_as_the_width_does_not_mix_its_noise_levels(randn):
     z = diffuse(x, eps, logsnr)
     mean, variance = posterior(x, z, logsnr, logsnr + 1)
     for i in range(4):
-        one = slice(i, i + 1)
-        assert torch.equal(z[one], diffuse(x[one], eps[one], logsnr[one]))
-        mean_i, variance_i = posterior(x[one], z[one], logsnr[one], logsnr[one] + 1)
-        assert torch.equal(mean[one], mean_i)
-        assert torch.equal(variance[one], variance_i)
+        item = slice(i, i + 1)
+        assert torch.equal(z[item], diffuse(x[item], eps[item], logsnr[item]))
+        mean_i, variance_i = posterior(x[item], z[item], logsnr[item], logsnr[item] + 1)
+        assert torch.equal(mean[item], mean_i)
+        assert torch.equal(variance[item], variance_i)
 
 
 @pytest.mark.parametrize("steps", [(-6.0, -5.0), (-1.0, 2.0), (3.0, 9.0)], ids=str)

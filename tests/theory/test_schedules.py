@@ -159,10 +159,10 @@ def test_before_truncation_it_is_the_published_function(cls, arguments, f):
     """Truncated to [f(.95), f(.1)], time t is .1 + .85 t of the published one, p is p / .85."""
     schedule = cls(logsnr_min=f(0.95), logsnr_max=f(0.1), **arguments)
     for t in (0.0, 0.2, 0.5, 0.8, 1.0):
-        own = 0.1 + 0.85 * t
+        mine = 0.1 + 0.85 * t
         logsnr = schedule.logsnr(torch.tensor([t], dtype=torch.float64))
-        assert logsnr.item() == pytest.approx(f(own), abs=1e-8)
-        slope = (f(own + 1e-5) - f(own - 1e-5)) / 2e-5
+        assert logsnr.item() == pytest.approx(f(mine), abs=1e-8)
+        slope = (f(mine + 1e-5) - f(mine - 1e-5)) / 2e-5
         assert schedule.density(logsnr).item() == pytest.approx(-1 / slope / 0.85, rel=1e-6)
 
 

@@ -1,122 +1,24 @@
-"""Weightings: published recipes imply them, and they rise where docs/theory.md section 4 says."""
+"""Weightings rise where docs/theory.md section 4 says; their majorants; tables."""
 
 import math
-import re
 
-import mpmath
 import numpy as np
 import pytest
-import scipy.stats
 import torch
 from tables import MONOTONE, NON_MONOTONE, RISES_BELOW, WEIGHTINGS, name_of
 
-from elbos.theory import weightings
+from elbos.theory import parameterizations, weightings
 from elbos.theory.elbo import is_monotone, rising_intervals
+from elbos.theory.parameterizations import V
 from elbos.theory.recipes import RECIPES
-from elbos.theory.tabulated import Tabulated
-from elbos.theory.weightings import EDM, Monotone, Shifted, Sigmoid, Weighting
+from elbos.theory.schedules import Cosine, Flow
+from elbos.theory.weightings import EDM, Implied, Monotone, Shifted, Sigmoid, Tabulated, Weighting
 
 LOGSNR = torch.linspace(-20, 20, 4001, dtype=torch.float64)
 
 
-def test_every_weighting_is_in_the_table_and_every_method_in_a_recipe():
+def test_every_weighting_is_in_the_table():
     assert {type(w) for w in WEIGHTINGS} == set(Weighting.__subclasses__())
-    in_recipes = {type(recipe.closed_form) for recipe in RECIPES.values()}
-    missing = set(Weighting.__subclasses__()) - in_recipes - {Shifted, Tabulated}
-    assert not missing, f"add a recipe in theory/recipes with the closed form of {missing}"
-
-
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_recipe_implies_its_closed_form(recipe):
-    """Density x coefficient x error ratio is the closed form, up to a constant, to 1e-10."""
-    logsnr = LOGSNR[recipe.schedule.density(LOGSNR) > 0][1:-1]
-    ratio = recipe.weighting(logsnr) / recipe.closed_form(logsnr)
-    torch.testing.assert_close(ratio / ratio[0], torch.ones_like(ratio), rtol=1e-10, atol=0)
-    assert re.search("https://arxiv|as set by trainers|seen in public", recipe.reference)
-
-
-def flow_time(g):
-    return np.sqrt(g) / (1 + np.sqrt(g))
-
-
-def sd(g):
-    """sigmoid(-l) / beta, the root of beta from the integral of beta, ln(1 + g)."""
-    first, last = np.sqrt([0.85, 12])
-    root = np.cbrt(first**3 + 3 * (last - first) * np.log1p(g))
-    return g / (1 + g) / root**2
-
-
-def zero_terminal_v(shift, g):
-    """For velocity p / alpha^2, with p from the derivative of SD's times, to 40 digits."""
-    first, last = mpmath.sqrt("0.85"), mpmath.sqrt(12)
-    end = 1 / mpmath.sqrt(1 + shift * mpmath.expm1((first**2 + first * last + last**2) / 3))
-
-    def time(alpha):  # of the root that is moved and shifted back
-        before = end + (1 - end) * alpha
-        integral = mpmath.log1p((1 / before**2 - 1) / shift)
-        return mpmath.cbrt(first**3 + 3 * (last - first) * integral) / (last - first)
-
-    def weight(square):
-        alpha = 1 / mpmath.sqrt(1 + mpmath.mpf(square))
-        return -mpmath.diff(time, alpha) * (1 - alpha**2) / alpha  # dalpha/dl = alpha sigma^2 / 2
-
-    with mpmath.workdps(40):
-        return np.array([float(weight(square)) for square in g])
-
-
-# docs/theory.md section 4, in numpy; l is the log-SNR, g the VE noise level squared
-CLOSED_FORMS = {
-    weightings.ELBO(): lambda l, g: np.ones_like(l),
-    weightings.Sigmoid(k=2.0): lambda l, g: 1 / (1 + np.exp(l - 2)),
-    weightings.Exponential(): lambda l, g: np.sqrt(g),
-    weightings.IDDPM(): lambda l, g: 1 / np.cosh(l / 2),
-    weightings.DDPM(): lambda l, g: g / (1 + g) / np.sqrt(0.01 + 39.8 * np.log1p(g)),
-    weightings.EDM(): lambda l, g: np.exp(-(((l - 2.4) / 2.4) ** 2) / 2) * (g + 0.25),
-    weightings.EDM2(): lambda l, g: np.exp(-(((l - 0.8) / 2) ** 2) / 2) * (g + 0.25),
-    weightings.P2(gamma=0.5): lambda l, g: 1 / np.cosh(l / 2) / np.sqrt(1 + 1 / g),
-    weightings.MinSNR(): lambda l, g: np.minimum(1, 5 * g) / np.cosh(l / 2),
-    weightings.SoftMinSNR(): lambda l, g: 4 * g / (1 + 4 * g) / np.cosh(l / 2),
-    weightings.TruncatedSNR(): lambda l, g: np.maximum(1, g) / np.cosh(l / 2),
-    weightings.InDI(): lambda l, g: g / np.cosh(l / 4) ** 2,
-    weightings.LogitNormalFlow(mean=0.5, std=0.6): lambda l, g: (
-        np.exp(-(((l + 1) / 1.2) ** 2) / 2) * (1 + np.sqrt(g)) ** 2
-    ),
-    weightings.CosMap(): lambda l, g: (1 + np.sqrt(g)) ** 2 / np.cosh(l / 2),
-    weightings.ShiftedFlow(shift=3.0): lambda l, g: (
-        np.sqrt(g) * ((1 + np.sqrt(g)) / (1 + np.sqrt(g) / 3)) ** 2
-    ),
-    weightings.Laplace(): lambda l, g: np.exp(-2 * np.abs(l)) * (1 + g),
-    weightings.NormalMixtureFlow(): lambda l, g: (
-        (1 + np.sqrt(g)) ** 2
-        * sum(
-            share * scipy.stats.norm(mean, std).pdf(l)
-            for share, mean, std in [(0.79, -2.3, 2), (0.11, -6, 2), (0.1, 5.36, 1)]
-        )
-    ),
-    weightings.BetaFlow(): lambda l, g: flow_time(g) ** 1.5 / (1 - flow_time(g)),
-    weightings.UShapeFlow(): lambda l, g: (
-        np.sqrt(g) * (np.exp(4 * flow_time(g)) + np.exp(4 - 4 * flow_time(g)))
-    ),
-    weightings.JiT(noise_scale=2.0): lambda l, g: (
-        np.exp(-(((l + 1.6 + np.log(4)) / 1.6) ** 2) / 2)
-        * g
-        / np.maximum(0.05, 1 / (1 + 2 / np.sqrt(g))) ** 2
-    ),
-    weightings.StableDiffusion(): lambda l, g: sd(g),
-    weightings.StableDiffusionV(): lambda l, g: (1 + g) * sd(g),
-    weightings.ZeroTerminalV(): lambda l, g: zero_terminal_v(1, g),
-    weightings.ZeroTerminalV(snr_shift=3.0): lambda l, g: zero_terminal_v(3, g),
-    weightings.StableDiffusionMinSNR(): lambda l, g: np.minimum(1, 5 * g) * sd(g),
-    weightings.StableDiffusionDebiased(): lambda l, g: np.sqrt(g) * sd(g),
-}
-
-
-@pytest.mark.parametrize("weighting", CLOSED_FORMS, ids=repr)
-def test_weighting_is_theorys_closed_form(weighting):
-    logsnr = LOGSNR[::40]
-    expected = torch.from_numpy(CLOSED_FORMS[weighting](logsnr.numpy(), np.exp(-logsnr.numpy())))
-    ratio = weighting(logsnr) / expected
-    torch.testing.assert_close(ratio / ratio[0], torch.ones_like(ratio), rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("weighting", MONOTONE, ids=repr)
@@ -140,7 +42,9 @@ def test_unimodal_weightings_rise_below_their_peak(weighting):
 
 @pytest.mark.parametrize("shift", [0.05, 0.110, 0.112, 0.5, 3.0])
 def test_shifted_flow_is_monotone_iff_the_shift_is_at_least_a_ninth(shift):
-    assert is_monotone(weightings.ShiftedFlow(shift=shift), -20.0, 20.0) == (shift >= 1 / 9)
+    assert is_monotone(Implied(Flow(shift=shift), parameterizations.Flow()), -20.0, 20.0) == (
+        shift >= 1 / 9
+    )
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS, ids=repr)
@@ -152,6 +56,14 @@ def test_weighting_is_finite_and_nonnegative_in_float32(weighting):
     expected = weighting(LOGSNR)
     torch.testing.assert_close(w.double(), expected, rtol=1e-4, atol=1e-37)
     assert expected.shape == weighting(LOGSNR.reshape(-1, 1)).squeeze(1).shape
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipes_weighting_is_finite_far_beyond_the_ends_in_float32(name):
+    """Where the density alone or the error ratio alone leaves the range of float32."""
+    logsnr = torch.tensor([-80.0, -50.0, 50.0, 80.0, 100.0])
+    w, expected = RECIPES[name].weighting(logsnr), RECIPES[name].weighting(logsnr.double())
+    torch.testing.assert_close(w.double(), expected, rtol=1e-4, atol=1e-37)
 
 
 def bumps(logsnr):
@@ -223,8 +135,8 @@ def test_a_table_meets_a_function_at_its_levels_and_is_constant_outside():
 @pytest.mark.parametrize("weighting", [*NON_MONOTONE, *MONOTONE], ids=repr)
 def test_a_table_is_monotone_where_the_weighting_is(weighting):
     expected = rising_intervals(weighting, -20.0, 20.0)
-    found = rising_intervals(Tabulated.from_function(weighting), -20.0, 20.0)
-    np.testing.assert_allclose(found, expected, atol=0.03)
+    actual = rising_intervals(Tabulated.from_function(weighting), -20.0, 20.0)
+    np.testing.assert_allclose(actual, expected, atol=0.03)
 
 
 def test_a_table_of_nan_is_nan():
@@ -243,7 +155,12 @@ REFUSED = [
     (lambda: tabulated(torch.zeros_like, "f"), "f is 0 at all noise levels"),
     (lambda: weightings.EDM(std=0.0), "std is 0.0"),
     (lambda: weightings.MinSNR(gamma=0.0), "gamma is 0.0"),
-    (lambda: weightings.ShiftedFlow(shift=0.0), "shift is 0.0"),
+    (lambda: Implied(Cosine(), V(), "min(snr"), "min.snr"),
+    (lambda: Implied(Cosine(), V(), "snr.real"), "snr.real"),
+    (lambda: Implied(Cosine(), V(), "__import__('os')"), "__import__"),
+    (lambda: Implied(Cosine(), V(), "9**9**9**9"), "9"),
+    (lambda: Implied(Cosine(), V(), "-" * 5000 + "1"), "---"),
+    (lambda: Implied(Cosine(), V(), "min"), "min"),
     (lambda: Monotone(torch.log)(LOGSNR), "log-SNR -50"),
 ]
 

@@ -1,7 +1,6 @@
-"""The trainer, audited: its loss, as a step computes it, is the weighting that its config says."""
+"""The training loop, audited: its loss has the weighting that its configuration says."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +9,8 @@ from tiny import DIGITS
 from torch import nn
 
 from elbos import audit
-from elbos.base.processes import Processes
 from elbos.theory import parameterizations, schedules, weightings
-from elbos.training.directory import RunDirectory
-from elbos.training.trainer import Trainer
+from elbos.training.loop import Loss, times
 
 CASES = [
     (weightings.Sigmoid(k=2.0), schedules.Cosine(), parameterizations.V(), "v"),
@@ -33,9 +30,7 @@ class Called(nn.Module):
 
 
 @pytest.mark.parametrize(("weighting", "schedule", "target", "name"), CASES, ids=repr)
-def test_the_weighting_of_a_step_is_that_of_the_config(
-    weighting, schedule, target, name, tmp_path: Path
-):
+def test_the_weighting_of_a_step_is_that_of_the_config(weighting, schedule, target, name):
     ends = replace(schedule, logsnr_min=-10.0, logsnr_max=10.0)
     config = replace(
         DIGITS,
@@ -44,18 +39,25 @@ def test_the_weighting_of_a_step_is_that_of_the_config(
         parameterization=target,
         precision="fp32",
     )
-    trainer = Trainer(config, RunDirectory(tmp_path), config.data.load(), Processes.joined())
+    data = config.data.load()
+    loss = Loss(
+        config.build_network(data.spec),
+        config.objective,
+        data.null_cond,
+        seed=config.seed,
+        label_dropout=config.label_dropout,
+    )
+    # the audit sees this noise: the loop's own is computed from a counter
+    loss.drawn = lambda x, cond, step, samples: (torch.randn_like(x), cond)
+    step, samples = torch.tensor(0), torch.arange(config.batch_size)
 
     def loss_of_a_step(network, x):
-        loss = trainer.loss
         loss._called = Called(network)
-        # the audit sees this noise: the trainer's own is computed from a counter
-        loss.drawn = lambda x, cond, step, samples: (torch.randn_like(x), cond)
-        trainer.state.step = int(torch.randint(10**6, ()))
-        levels = trainer.objective.levels(trainer.logsnr()).float()
-        return loss(x, levels, None, trainer.number, trainer.samples).mean()
+        drawn = times(config.seed, int(torch.randint(10**6, ())), config.batch_size)
+        levels = torch.stack(config.objective.levels(config.schedule.logsnr(drawn))).float()
+        return loss(x, levels, None, step, samples).mean()
 
-    x = 2 * torch.rand(config.batch_size, *trainer.data.spec.shape) - 1
+    x = 2 * torch.rand(config.batch_size, *data.shape) - 1
     result = audit.probe(loss_of_a_step, x, 1500)
     assert (result.parameterization, result.process) == (name, "variance preserving")
     assert result.diagnostics == []

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from elbos.base.philox import Purpose, Stream
-from elbos.runs.fit import fit, train
-from elbos.training import sharding, trainer
+from elbos.runs.fit import fit
+from elbos.training import checkpoint, sharding
+from elbos.training.checkpoint import State
 from elbos.training.config import Execution, Output, Precision
-from elbos.training.trainer import Trainer
+from elbos.training.loop import train
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own modules
@@ -50,13 +52,13 @@ def test_a_compiled_run_is_the_run_and_compiles_once(
     with torch._dynamo.config.patch(error_on_recompile=True):
         train(config, tmp_path / "compiled")
     assert counters["stats"]["unique_graphs"] == 2
-    expected, found = log(tmp_path / "plain"), log(tmp_path / "compiled")
-    assert len(found) == len(expected)
+    expected, actual = log(tmp_path / "plain"), log(tmp_path / "compiled")
+    assert len(actual) == len(expected)
     tolerance = {"abs": 1e-5} if is_single else {"rel": 0.02}
-    for one, other in zip(expected, found, strict=True):
-        assert other.keys() == one.keys()
-        for name in one.keys() & {"loss", "val_nats"}:
-            assert other[name] == pytest.approx(one[name], **tolerance)
+    for item, other in zip(expected, actual, strict=True):
+        assert other.keys() == item.keys()
+        for name in item.keys() & {"loss", "val_nats"}:
+            assert other[name] == pytest.approx(item[name], **tolerance)
 
 
 class Block(nn.Linear):
@@ -105,17 +107,16 @@ def compiled(folder: Path, shard_size: int) -> None:
         return run
 
     torch.compile = partial(torch.compile, backend=backend)
-    new_state, step = trainer.new_state, Trainer.step
     # the library's own networks are gathered by blocks, a user's is not
-    trainer.new_state = lambda *given, by_blocks: new_state(*given, by_blocks=True)
+    checkpoint.OwnNetwork = type("Nobody's", (), {})
+    groups = State.groups
 
-    def noting(self: Trainer):
-        found = step(self)
-        note = len(sharding.sharded_parts(self.state.network)), graphs
-        (folder / f"graphs-{self.processes.rank}").write_text(json.dumps(note))
-        return found
+    def noting(self: State):
+        note = len(sharding.sharded_parts(self.network)), graphs
+        (folder / f"graphs-{os.environ['RANK']}").write_text(json.dumps(note))
+        return groups(self)
 
-    Trainer.step = noting
+    State.groups = noting  # of the checkpoint at the end
     limits = {"fail_on_recompile_limit_hit": True, "cache_size_limit": 2}  # torch's own is 8
     with torch._dynamo.config.patch(limits):
         fitted(folder, Execution(compile="on", shard_size=shard_size))
@@ -130,8 +131,8 @@ def test_processes_compile_every_block(tmp_path: Path, shard_size: int) -> None:
     fitted(tmp_path / "plain", Execution())
     (tmp_path / "compiled").mkdir()
     in_processes(2, compiled, tmp_path / "compiled", shard_size)
-    expected, found = log(tmp_path / "plain"), log(tmp_path / "compiled")
-    losses = [[line["loss"] for line in lines if "loss" in line] for lines in (expected, found)]
+    expected, actual = log(tmp_path / "plain"), log(tmp_path / "compiled")
+    losses = [[line["loss"] for line in lines if "loss" in line] for lines in (expected, actual)]
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
     for rank in range(2):
         num_parts, graphs = json.loads((tmp_path / "compiled" / f"graphs-{rank}").read_text())
@@ -155,8 +156,8 @@ def test_random_numbers_are_compiled_as_they_are() -> None:
         uniform, normal = partial(stream.uniform, num=num), partial(stream.normal, shape=(num,))
         torch._dynamo.reset()
         assert torch.equal(torch.compile(uniform)(step, samples), uniform(step, samples))
-        found, expected = torch.compile(normal)(step, samples), normal(step, samples)
-        assert (found.view(torch.int32) - expected.view(torch.int32)).abs().max() <= 4
+        actual, expected = torch.compile(normal)(step, samples), normal(step, samples)
+        assert (actual.view(torch.int32) - expected.view(torch.int32)).abs().max() <= 4
 
 
 def test_without_a_compiler_a_run_is_refused_and_goes_on_without(

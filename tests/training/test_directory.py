@@ -1,12 +1,15 @@
 """The run directory: its lock, its JSON and its log, after processes that were killed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny import DIGITS
 
 from elbos.base import files
 from elbos.base.formats import write_object
 from elbos.training.directory import RunDirectory
+from elbos.training.loop import train
 
 
 def test_one_process_trains_at_a_time(tmp_path: Path) -> None:
@@ -34,15 +37,16 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "tail", [b'{"step": 10, "lo', b"\0\0\0\n", b"[]\n", b'{"loss": 1}\n', b'{"step": 8}\n']
+    "tail",
+    [b'{"step": 10, "lo', b"\0\0\0\n", b"[]\n", b'{"loss": 1}\n', b'{"step": 30}\n']
+    + [b'{"step": %s}\n' % step for step in (b"1e999", b"NaN", b"9" * 400, b"[]")],
 )
 def test_the_log_is_rewound_past_damaged_lines(tmp_path: Path, tail: bytes) -> None:
-    run = RunDirectory(tmp_path)
-    for step in range(1, 8):
-        run.log(step=step, loss=1.0)
+    train(replace(DIGITS, num_images=16), tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert before
     (tmp_path / "metrics.jsonl").write_bytes(before + tail)
-    run.rewind_log(7)
+    train(replace(DIGITS, num_images=16), tmp_path)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 

@@ -40,8 +40,8 @@ def test_the_average_has_the_profile_of_a_power_function(
     expected = [
         quad(lambda x: x**exponent, step - 1, step)[0] / whole for step in range(1, num_steps + 1)
     ]
-    found = profile(relative_width, num_steps)
-    torch.testing.assert_close(found.tolist(), [*expected, 0.0], rtol=0, atol=1e-7)
+    actual = profile(relative_width, num_steps)
+    torch.testing.assert_close(actual.tolist(), [*expected, 0.0], rtol=0, atol=1e-7)
 
 
 def test_buffers_of_the_average_are_those_of_the_network() -> None:

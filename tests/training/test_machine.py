@@ -7,11 +7,11 @@ import pytest
 import torch
 from tiny import DIGITS, tensors
 
-from elbos.runs.fit import train
 from elbos.training import execution
 from elbos.training.config import Optimizer
 from elbos.training.directory import RunDirectory
 from elbos.training.execution import best_precision, fast_kernels
+from elbos.training.loop import train
 
 ONE_STEP = replace(DIGITS, num_images=16)
 

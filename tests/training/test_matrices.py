@@ -33,11 +33,11 @@ OURS = [
 def test_of_our_networks_all_but_the_ends_and_the_embedding(config, shape, num_classes):
     with torch.device("meta"):
         network = config.build(shape, num_classes)
-    inner, others = split(network)
-    is_outer = {n: n.split(".")[0] in ENDS or "modulation" in n for n in [*inner, *others]}
+    inner, rest = split(network)
+    is_outer = {n: n.split(".")[0] in ENDS or "modulation" in n for n in [*inner, *rest]}
     assert inner
     assert inner == [n for n, p in network.named_parameters() if p.ndim > 1 and not is_outer[n]]
-    assert all(is_outer[name] for name in others)
+    assert all(is_outer[name] for name in rest)
 
 
 def test_of_diffusers_unet():
@@ -51,8 +51,8 @@ def test_of_diffusers_unet():
             layers_per_block=1,
             num_class_embeds=3,
         )
-    inner, others = split(network)
-    assert [n for n in others if "emb" not in n] == ["conv_in.weight", "conv_out.weight"]
+    inner, rest = split(network)
+    assert [n for n in rest if "emb" not in n] == ["conv_in.weight", "conv_out.weight"]
     assert {n.split(".")[0] for n in inner} == {"down_blocks", "mid_block", "up_blocks"}
     assert not [n for n in inner if "emb" in n]
     assert sum("to_q" in n for n in inner) == 4  # one on the way down, one in the middle, two up
@@ -65,13 +65,13 @@ def test_of_diffusers_transformer():
         network = diffusers.DiTTransformer2DModel(
             num_attention_heads=2, attention_head_dim=8, in_channels=4, num_layers=2, sample_size=8
         )
-    inner, others = split(network)
+    inner, rest = split(network)
     parts = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ff.net.0.proj")
     blocks = [
         f"transformer_blocks.{i}.{part}.weight" for i in (0, 1) for part in (*parts, "ff.net.2")
     ]
     assert inner == [*blocks, "proj_out_1.weight"]
-    assert {n.split(".")[-2] for n in others} == {
+    assert {n.split(".")[-2] for n in rest} == {
         *("proj", "linear_1", "linear_2", "embedding_table", "linear", "proj_out_2")
     }
 

@@ -25,9 +25,9 @@ def test_five_steps_are_a_polynomial_of_each_singular_value(shape, generator):
     x = values / values.norm()
     for _ in range(5):
         x = 3.4445 * x - 4.7750 * x**3 + 2.0315 * x**5
-    found = orthogonalized(torch.stack([3 * matrix, other]), torch.float64)
-    torch.testing.assert_close(found[0], u @ torch.diag(x) @ v, rtol=0, atol=1e-6)
-    torch.testing.assert_close(found[1], orthogonalized(other[None], torch.float64)[0])
+    actual = orthogonalized(torch.stack([3 * matrix, other]), torch.float64)
+    torch.testing.assert_close(actual[0], u @ torch.diag(x) @ v, rtol=0, atol=1e-6)
+    torch.testing.assert_close(actual[1], orthogonalized(other[None], torch.float64)[0])
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (64, 576)])
@@ -38,11 +38,11 @@ def test_half_precision_keeps_what_is_not_too_small(shape, num_orders, generator
     """
     values = torch.logspace(0, -num_orders, min(shape))
     matrix, u, v = with_values(shape, values, generator)
-    found = orthogonalized(matrix[None])[0].float()
-    kept = (u.T @ found @ v.T).diagonal()[values > 2e-3 * values.norm()]
-    assert kept.min() > 0.6
-    assert kept.max() < 1.4
-    assert torch.linalg.matrix_norm(found, 2) < 1.5
+    actual = orthogonalized(matrix[None])[0].float()
+    remaining = (u.T @ actual @ v.T).diagonal()[values > 2e-3 * values.norm()]
+    assert remaining.min() > 0.6
+    assert remaining.max() < 1.4
+    assert torch.linalg.matrix_norm(actual, 2) < 1.5
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -50,9 +50,9 @@ def test_a_matrix_of_low_rank_or_zero_stays_one(shape, generator):
     """Rounding grows 500-fold in small singular values; it makes no direction out of nothing."""
     factors = [torch.randn(side, 3, generator=generator) for side in shape]
     low = factors[0] @ factors[1].T
-    found = orthogonalized(torch.stack([low, torch.zeros(shape)]), torch.float32)
+    actual = orthogonalized(torch.stack([low, torch.zeros(shape)]), torch.float32)
     u, _, v = torch.linalg.svd(low, full_matrices=True)
-    outside = u.T @ found[0] @ v.T
+    outside = u.T @ actual[0] @ v.T
     outside[:3, :3] = 0
     assert torch.linalg.matrix_norm(outside, 2) < 1e-3
-    assert torch.equal(found[1], torch.zeros(shape))
+    assert torch.equal(actual[1], torch.zeros(shape))

@@ -10,9 +10,9 @@ from elbos.training.randomness import seed_of, seed_torch, times
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_times_are_one_offset_for_all(batch_size: int) -> None:
-    found = times(0, 3, batch_size)
-    assert torch.allclose(found.sort().values.diff(), torch.tensor(1 / batch_size).double())
-    assert torch.equal(found, times(0, 3, batch_size))
+    actual = times(0, 3, batch_size)
+    assert torch.allclose(actual.sort().values.diff(), torch.tensor(1 / batch_size).double())
+    assert torch.equal(actual, times(0, 3, batch_size))
 
 
 def test_different_keys_give_different_streams() -> None:

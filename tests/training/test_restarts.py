@@ -14,10 +14,9 @@ from forking import in_processes
 from tiny import DIGITS, assert_same_run
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from elbos.runs.fit import train
-from elbos.training import checkpoint, sharding
+from elbos.training import checkpoint, loop, sharding
 from elbos.training.config import Config, Execution
-from elbos.training.trainer import Trainer
+from elbos.training.loop import train
 
 CONFIG = replace(
     DIGITS,
@@ -34,15 +33,14 @@ def worker(config: Config, run: Path, killed_at: int | None = None) -> None:
     torch.set_num_threads(1)
     sharding.MIN_PARAMETERS = 2000
     life = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    optimize = Trainer.optimize
+    times = loop.times
 
-    def optimized(self: Trainer) -> None:
-        is_last = self.processes.rank == self.processes.num - 1
-        if life == 0 and is_last and self.state.step == killed_at:
+    def killed(seed: int, step: int, batch_size: int):
+        if life == 0 and os.environ["RANK"] == "1" and step == killed_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        optimize(self)
+        return times(seed, step, batch_size)
 
-    Trainer.optimize = optimized
+    loop.times = killed
     train(config, run)
     (run / f"{life}-{os.environ['RANK']}").touch()
 

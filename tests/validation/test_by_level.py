@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from forking import in_processes
+from protocols import deciles
 from scipy.stats import binned_statistic
 from tables import SCHEDULES
 
@@ -15,7 +16,6 @@ from elbos.models.likelihood import eps_loss
 from elbos.theory.oracles import GaussianMixture
 from elbos.theory.schedules import Cosine
 from elbos.validation import BinnedLoss
-from elbos.validation.protocols import deciles
 
 EDGES = (-6.0, -2.0, 0.5, 3.0)
 
@@ -27,37 +27,37 @@ def batches(seed=0):
 
 
 def running(levels, observed):
-    found = LossByLevel(levels)
+    actual = LossByLevel(levels)
     for logsnr, loss in observed:
-        found.update(logsnr, loss)
-    return found
+        actual.update(logsnr, loss)
+    return actual
 
 
 def test_means_and_errors_are_those_of_all_samples_at_once():
     logsnr, loss = (torch.cat(part).double().numpy() for part in zip(*batches(), strict=True))
-    found = running(EDGES, batches()).result()
-    for values, statistic in ((found.nats_per_dim, "mean"), (found.num_samples, "count")):
+    actual = running(EDGES, batches()).result()
+    for values, statistic in ((actual.nats_per_dim, "mean"), (actual.num_samples, "count")):
         expected = binned_statistic(logsnr, loss, statistic, EDGES).statistic
         np.testing.assert_allclose(values, expected, rtol=1e-12)
     std = binned_statistic(logsnr, loss, lambda v: np.std(v, ddof=1), EDGES).statistic
-    np.testing.assert_allclose(found.standard_error, std / np.sqrt(found.num_samples), rtol=1e-9)
-    assert 0 < 320 - sum(found.num_samples) == ((logsnr < EDGES[0]) | (logsnr > EDGES[-1])).sum()
+    np.testing.assert_allclose(actual.standard_error, std / np.sqrt(actual.num_samples), rtol=1e-9)
+    assert 0 < 320 - sum(actual.num_samples) == ((logsnr < EDGES[0]) | (logsnr > EDGES[-1])).sum()
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_each_bin_of_a_schedule_gets_a_tenth_of_what_it_draws(schedule):
     """Ends too, also in float32, whatever is at the edge of two bins."""
     logsnr = schedule.logsnr(torch.linspace(0, 1, 1001, dtype=torch.float64)).float()
-    found = running(schedule, [(logsnr, torch.ones(1001))]).result()
-    assert sum(found.num_samples) == 1001
-    assert all(abs(num - 100) <= 2 for num in found.num_samples)
-    assert (found.edges[0], found.edges[-1]) == (schedule.logsnr_min, schedule.logsnr_max)
+    actual = running(schedule, [(logsnr, torch.ones(1001))]).result()
+    assert sum(actual.num_samples) == 1001
+    assert all(abs(num - 100) <= 2 for num in actual.num_samples)
+    assert (actual.edges[0], actual.edges[-1]) == (schedule.logsnr_min, schedule.logsnr_max)
 
 
 def test_training_and_validation_agree_in_each_bin():
     """Of the exact denoiser; the mean squared error is twice the loss. 4 standard errors."""
-    one, schedule = torch.ones(1), Cosine(logsnr_min=-10.0, logsnr_max=13.3)
-    denoiser = GaussianMixture(one, torch.zeros(1, 2), one)
+    item, schedule = torch.ones(1), Cosine(logsnr_min=-10.0, logsnr_max=13.3)
+    denoiser = GaussianMixture(item, torch.zeros(1, 2), item)
     generator = torch.Generator().manual_seed(0)
     x, _ = denoiser.sample(4000, generator)
     logsnr = schedule.sample(len(x), generator).float()
@@ -72,11 +72,11 @@ def test_training_and_validation_agree_in_each_bin():
 
 def test_what_is_not_finite_is_left_out_and_empty_bins_are_none():
     logsnr = torch.tensor([-3.0, -3.0, 1.0, math.nan])
-    found = running(EDGES, [(logsnr, torch.tensor([2.0, math.nan, math.inf, 1.0]))]).result()
-    assert found.num_samples == (1, 0, 0)
-    assert found.nats_per_dim == (2.0, None, None)
-    assert found.standard_error == (None, None, None)
-    assert BinnedLoss.from_dict(found.to_dict()) == found
+    actual = running(EDGES, [(logsnr, torch.tensor([2.0, math.nan, math.inf, 1.0]))]).result()
+    assert actual.num_samples == (1, 0, 0)
+    assert actual.nats_per_dim == (2.0, None, None)
+    assert actual.standard_error == (None, None, None)
+    assert BinnedLoss.from_dict(actual.to_dict()) == actual
 
 
 def test_a_restored_one_goes_on_and_a_reset_one_begins_anew():
@@ -101,8 +101,8 @@ def work(folder):
     """One process of a group, with batches of its own."""
     dist.init_process_group("gloo")
     rank = dist.get_rank()
-    own = running(EDGES, batches(rank))
-    results = [own.result(is_shared=True), own.result(is_shared=True), own.result()]
+    mine = running(EDGES, batches(rank))
+    results = [mine.result(is_shared=True), mine.result(is_shared=True), mine.result()]
     torch.save([result.to_dict() for result in results], folder / f"{rank}.pt")
 
 
@@ -111,10 +111,10 @@ def test_processes_share_their_losses(tmp_path):
     in_processes(2, work, tmp_path)
     expected = running(EDGES, batches(0) + batches(1)).result()
     for rank in range(2):
-        *shared, own = map(BinnedLoss.from_dict, torch.load(tmp_path / f"{rank}.pt"))
+        *shared, mine = map(BinnedLoss.from_dict, torch.load(tmp_path / f"{rank}.pt"))
         assert shared[0] == shared[1]
         assert shared[0].num_samples == expected.num_samples
         np.testing.assert_allclose(shared[0].nats_per_dim, expected.nats_per_dim, rtol=1e-12)
-        assert own == running(EDGES, batches(rank)).result()
+        assert mine == running(EDGES, batches(rank)).result()
     with pytest.raises(ValueError, match=r"torch\.distributed"):
         LossByLevel(EDGES).result(is_shared=True)

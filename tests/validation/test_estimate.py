@@ -35,23 +35,23 @@ def test_rounds_go_on_while_they_help(standard_error, measurement_error, target,
 def test_errors_of_independent_values_are_the_textbook_ones(is_lattice, randn):
     """Of s_i + e_ir, variances 4 and 1, 3 rounds: to 5 %, n = 20,000 samples."""
     values = 2 * randn(20_000, 1) + randn(20_000, 3)
-    found = Estimate.from_rounds(values, is_lattice=is_lattice)
-    assert found.standard_error == pytest.approx(math.sqrt((4 + 1 / 3) / 20_000), rel=0.05)
-    assert found.measurement_error == pytest.approx(math.sqrt(1 / 3 / 20_000), rel=0.05)
-    assert found.sampling_error == pytest.approx(math.sqrt(4 / 20_000), rel=0.05)
-    low, high = found.interval
-    assert (low + high) / 2 == pytest.approx(found.mean)
-    assert high - low == pytest.approx(2 * 1.96 * found.standard_error, rel=1e-3)
+    actual = Estimate.from_rounds(values, is_lattice=is_lattice)
+    assert actual.standard_error == pytest.approx(math.sqrt((4 + 1 / 3) / 20_000), rel=0.05)
+    assert actual.measurement_error == pytest.approx(math.sqrt(1 / 3 / 20_000), rel=0.05)
+    assert actual.sampling_error == pytest.approx(math.sqrt(4 / 20_000), rel=0.05)
+    low, high = actual.interval
+    assert (low + high) / 2 == pytest.approx(actual.mean)
+    assert high - low == pytest.approx(2 * 1.96 * actual.standard_error, rel=1e-3)
 
 
 def test_a_common_course_over_the_levels_is_no_error(randn):
     """Values along a line of slope 100, which the lattice averages out: the noise alone is left."""
     noise = randn(1000, 2)
     line = torch.linspace(-50, 50, 1000, dtype=torch.float64)[:, None]
-    found, alone = (
+    actual, alone = (
         Estimate.from_rounds(values, is_lattice=True) for values in (line + noise, noise)
     )
-    assert found.standard_error == pytest.approx(alone.standard_error, rel=0.02)
+    assert actual.standard_error == pytest.approx(alone.standard_error, rel=0.02)
 
 
 def unlike_images():
@@ -77,11 +77,11 @@ def repeats():
 def validated(num):
     """Validations of 40 new images each, of two denoisers."""
     data, generator = unlike_images(), torch.Generator().manual_seed(0)
-    found = []
+    actual = []
     for seed in range(num):
         validator = Validator(data.sample(40, generator)[0], seed=seed, **ENDS)
-        found.append([validator(d, batch_size=320) for d in (data, believed(data))])
-    return found
+        actual.append([validator(d, batch_size=320) for d in (data, believed(data))])
+    return actual
 
 
 OF = ["bound", "weighted", "difference", "weighted difference"]
@@ -109,9 +109,9 @@ def covered(pairs, of):
         "difference": lambda first, second: second.difference(first),
         "weighted difference": lambda first, second: second.weighted(weightings.EDM(), first),
     }
-    found = [functions[of](*pair) for pair in pairs]
-    mean = sum(one.mean for one in found) / len(found)
-    return sum(one.interval[0] < mean < one.interval[1] for one in found) / len(found)
+    actual = [functions[of](*pair) for pair in pairs]
+    mean = sum(item.mean for item in actual) / len(actual)
+    return sum(item.interval[0] < mean < item.interval[1] for item in actual) / len(actual)
 
 
 def test_a_difference_is_known_much_better_than_either(repeats):
@@ -130,11 +130,11 @@ def test_errors_are_the_scatter_of_repeated_measurements(is_same, generator):
     """To 35 %, 4.3 standard errors of 75 repetitions: with the same images, and with new ones."""
     data = bimodal()
     x, _ = data.sample(100, generator)
-    found = []
+    actual = []
     for seed in range(75):
         images = x if is_same else data.sample(100, generator)[0]
-        found.append(Validator(images, seed=seed, **ENDS)(data, batch_size=800).bits)
-    scatter = torch.tensor([one.mean for one in found]).std().item()
+        actual.append(Validator(images, seed=seed, **ENDS)(data, batch_size=800).bits)
+    scatter = torch.tensor([item.mean for item in actual]).std().item()
     stated = "measurement_error" if is_same else "standard_error"
-    mean = sum(getattr(one, stated) for one in found) / len(found)
+    mean = sum(getattr(item, stated) for item in actual) / len(actual)
     assert scatter == pytest.approx(mean, rel=0.35)

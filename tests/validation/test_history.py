@@ -11,7 +11,7 @@ import torch.distributed as dist
 from forking import in_processes
 from torch.utils.data import DataLoader
 
-from elbos.base import sharing
+from elbos.base import processes
 from elbos.theory.denoiser import Denoiser
 from elbos.theory.oracles import GaussianMixture
 from elbos.theory.parameterizations import V
@@ -45,12 +45,12 @@ def test_patience_counts_validations_without_a_significant_gain():
     assert history.best_step == 4
     assert stops == [False] * 5 + [True] * 2  # the third is no gain, the fourth begins again
     assert best == [history.results[step] for step in (1, 2, 4)]
-    found = history.results[7].difference(history.best)
-    assert metrics["validation_worse_by"] == found.mean
-    assert metrics["validation_worse_by_error"] == found.standard_error
+    actual = history.results[7].difference(history.best)
+    assert metrics["validation_worse_by"] == actual.mean
+    assert metrics["validation_worse_by_error"] == actual.standard_error
     # the expected gap of a Gaussian's wrong variance: KL(N(0, 1) || N(0, s^2)) of the data
     gap = (math.log(1.5) + 1 / (2 * 1.5**2) - 0.5) / math.log(2)
-    assert found.mean == pytest.approx(gap, abs=4 * found.standard_error)
+    assert actual.mean == pytest.approx(gap, abs=4 * actual.standard_error)
 
 
 def test_a_resumed_training_is_compared_with_the_best_before(tmp_path):
@@ -160,7 +160,7 @@ def test_loops_that_train_under_autocast_validate_in_float32(accelerate):
 def _updated_by_the_main_process():
     """Alone, in process 0, without and with `is_shared`."""
     dist.init_process_group("gloo")
-    sharing.MAX_WAIT = timedelta(seconds=1)
+    processes.MAX_WAIT = timedelta(seconds=1)
     alone = ValidationHistory(Validator(X), every=1, is_shared=False)
     shared = ValidationHistory(Validator(X), every=1)
     shared.update(1, TRUE)

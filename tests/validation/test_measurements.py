@@ -70,13 +70,13 @@ def test_levels_may_be_anywhere():
     nodes = torch.linspace(-8, 11, 49, dtype=torch.float64)
     control = ControlVariate(nodes, 1 + 0.05 * nodes)
     logsnr = LINEAR.logsnr(Draws(0, 2).times(torch.arange(2), 0, 3))[:, None]
-    known = Measurements(LINEAR, logsnr, control(logsnr), control)
+    named = Measurements(LINEAR, logsnr, control(logsnr), control)
     for level in (-7.93, 0.123, 4.567):
         expected = level + 8 + 0.025 * (level**2 - 64)
-        elbo = known.elbo(level, torch.zeros(2, dtype=torch.float64))
+        elbo = named.elbo(level, torch.zeros(2, dtype=torch.float64))
         torch.testing.assert_close(elbo, torch.full_like(elbo, expected), rtol=1e-3, atol=1e-3)
     for level, width in ((0.123, 0.37), (4.567, 0.11)):
-        loss = known.curve(level, width)
+        loss = named.curve(level, width)
         expected = torch.full_like(loss, 1 + 0.05 * level)
         torch.testing.assert_close(loss, expected, rtol=5e-3, atol=0)
 
@@ -87,9 +87,9 @@ def test_control_variate_and_density_change_no_mean(generator):
     other, _ = gaussian(2.0).sample(300, generator)
     _, control = fit(Validator(other, **ENDS).pilot(gaussian(0.3)))
     validator = Validator(x, schedule=schedules.Cosine(**ENDS), control=control, **ENDS)
-    found = validator(gaussian(0.5), batch_size=1000)
+    actual = validator(gaussian(0.5), batch_size=1000)
     expected = quad(lambda v: gaussian_loss(v, 0.5), -8.0, 11.0)[0]
-    assert z_score(found.diffusion.mean(1), expected) < 4
+    assert z_score(actual.diffusion.mean(1), expected) < 4
 
 
 def test_a_pilot_of_some_samples_has_the_error_that_it_states(generator):
@@ -99,8 +99,8 @@ def test_a_pilot_of_some_samples_has_the_error_that_it_states(generator):
     scores = []
     for seed in range(300):
         some = Validator(x[torch.randperm(400, generator=generator)], seed=seed)
-        found = some.pilot(gaussian(0.8, 8), num_samples=40, num_times=1)
-        bound = found.estimate(found.integral(torch.ones_like))
+        actual = some.pilot(gaussian(0.8, 8), num_samples=40, num_times=1)
+        bound = actual.estimate(actual.integral(torch.ones_like))
         scores.append((bound.mean - exact) / bound.standard_error)
     assert 0.85 < torch.tensor(scores).std() < 1.15
 
@@ -113,8 +113,8 @@ def test_fitting_makes_the_measurement_precise(generator):
     x, _ = data.sample(600, generator)
     uniform = Validator(x, **ENDS)(data, batch_size=1000).nats
     measurements = tuned(data, x)
-    found = measurements.estimate(measurements.integral(torch.ones_like))
+    actual = measurements.estimate(measurements.integral(torch.ones_like))
     first, second = (quad(lambda v, k=k: gaussian_loss(v, 0.5) ** k, -8, 11)[0] for k in (1, 2))
     expected = first / math.sqrt(19 * second)
-    ratio = found.measurement_error / uniform.measurement_error
+    ratio = actual.measurement_error / uniform.measurement_error
     assert ratio == pytest.approx(expected, rel=0.15)

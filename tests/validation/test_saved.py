@@ -1,9 +1,6 @@
 """What is read from a file is what was written, bit for bit, or refused in one line."""
 
-import json
-
 import pytest
-import safetensors.torch
 import torch
 from oracles import gaussian
 
@@ -28,20 +25,13 @@ RESULTS = {
 @pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
 def test_what_is_read_is_what_was_written(result, tmp_path):
     """All that follows from it is equal, and so the difference is nothing at all."""
-    result.save(tmp_path / "new" / "result.safetensors")
-    by_json = Validation.from_dict(json.loads(json.dumps(result.to_dict())))
-    for found in (Validation.load(str(tmp_path / "new" / "result.safetensors")), by_json):
-        assert found.bits == result.bits
-        assert found.by_level == result.by_level
-        assert found.weighted(weightings.EDM()) == result.weighted(weightings.EDM())
-        assert found.num_levels == result.num_levels
-        assert found.difference(result).mean == found.difference(result).standard_error == 0
-
-
-def flipped(path):
-    """A bit of the last tensor is changed."""
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    result.save(tmp_path / "new" / "result.json")
+    actual = Validation.load(str(tmp_path / "new" / "result.json"))
+    assert actual.bits == result.bits
+    assert actual.by_level == result.by_level
+    assert actual.weighted(weightings.EDM()) == result.weighted(weightings.EDM())
+    assert actual.num_levels == result.num_levels
+    assert actual.difference(result).mean == actual.difference(result).standard_error == 0
 
 
 def cut(path):
@@ -49,16 +39,15 @@ def cut(path):
 
 
 SPOILED = {
-    "flipped": flipped,
     "cut": cut,
     "text": lambda path: path.write_text("{}"),
-    "others": lambda path: path.write_bytes(safetensors.torch.save({"x": X})),
+    "bytes": lambda path: path.write_bytes(bytes(range(256))),
 }
 
 
 @pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
 def test_a_file_that_is_none_is_named_in_one_line(spoil, tmp_path):
-    path = tmp_path / "result.safetensors"
+    path = tmp_path / "result.json"
     RESULTS["uniform"].save(path)
     spoil(path)
     with pytest.raises(ValueError, match=r"\A.*result.*\Z"):
@@ -100,7 +89,7 @@ class Own(schedules.Linear):
 
 
 def test_a_schedule_that_could_not_be_read_is_not_written(tmp_path):
-    own = Validator(X, schedule=Own(logsnr_min=-10.0, logsnr_max=13.3))(DATA)
+    mine = Validator(X, schedule=Own(logsnr_min=-10.0, logsnr_max=13.3))(DATA)
     with pytest.raises(ValueError, match="Own"):
-        own.save(tmp_path / "own")
+        mine.save(tmp_path / "own")
     assert not list(tmp_path.iterdir())

@@ -40,12 +40,12 @@ def test_bound_on_quantized_data_is_their_log_probability(schedule, generator):
     """Exact denoiser, 3 standard errors, n = 3,000; the decoder resolves 6 levels at 11."""
     data = quantized(NUM_LEVELS, mean=0.2, std=0.6)
     x, atom = data.sample(NUM_IMAGES, generator)
-    found = validated(data, x, num_levels=NUM_LEVELS, schedule=schedule)
+    actual = validated(data, x, num_levels=NUM_LEVELS, schedule=schedule)
     exact = -data.weights.log()[atom] / 2  # nats per dimension
-    assert z_score(found.bound.mean(1) - exact, 0.0) < 3
+    assert z_score(actual.bound.mean(1) - exact, 0.0) < 3
     entropy = -(data.weights * data.weights.log2()).sum().item() / 2
-    assert abs(found.bits_per_dim - entropy) < 3 * found.standard_error
-    assert found.standard_error < 0.03 * entropy
+    assert abs(actual.bits_per_dim - entropy) < 3 * actual.standard_error
+    assert actual.standard_error < 0.03 * entropy
 
 
 @pytest.mark.slow
@@ -54,10 +54,10 @@ def test_a_tuned_bound_on_quantized_data_is_their_log_probability(generator):
     data = quantized(NUM_LEVELS, mean=0.2, std=0.6)
     x, atom = data.sample(10_000, generator)
     validator = Validator(x, num_levels=NUM_LEVELS, num_evaluations=96, **ENDS)
-    found = validator.tuned(validator.pilot(data, batch_size=2000))(
+    actual = validator.tuned(validator.pilot(data, batch_size=2000))(
         in_parts(data), batch_size=20_000
     )
-    error = (found.bound.mean(1) + data.weights.log()[atom] / 2) / math.log(2)
+    error = (actual.bound.mean(1) + data.weights.log()[atom] / 2) / math.log(2)
     assert error.std() / 100 < 0.005
     assert z_score(error, 0.0) < 3
 
@@ -70,8 +70,8 @@ def test_bound_given_the_class_is_the_conditional_log_probability(generator):
     x = torch.where(label[:, None] == 0, drawn[0][0], drawn[1][0])
     log_p = [data.weights.log()[atom] for data, (_, atom) in zip(classes, drawn, strict=True)]
     exact = -torch.where(label == 0, *log_p) / 2
-    found = validated(ByClass(classes), x, num_levels=NUM_LEVELS, cond=label)
-    assert z_score(found.bound.mean(1) - exact, 0.0) < 3
+    actual = validated(ByClass(classes), x, num_levels=NUM_LEVELS, cond=label)
+    assert z_score(actual.bound.mean(1) - exact, 0.0) < 3
     wrong = validated(ByClass(classes), x, num_levels=NUM_LEVELS, cond=1 - label)
     assert wrong.bound.mean() > exact.mean() + 0.1
 
@@ -92,14 +92,14 @@ def test_padding_does_not_count(num_levels, generator):
             0
         ], eps_hat
 
-    found = validated(
+    actual = validated(
         padded, x, cond=cond, num_levels=num_levels, mask_of=lambda cond: ~cond["is_pad"]
     )
     plain = validated(data, x[:, 0], num_levels=num_levels)
     if num_levels:
         exact = -data.weights.log()[atom] / 2
-        assert z_score(found.bound.mean(1) - exact, 0.0) < 3
-    assert abs(found.bits_per_dim - plain.bits_per_dim) < 3 * plain.standard_error
+        assert z_score(actual.bound.mean(1) - exact, 0.0) < 3
+    assert abs(actual.bits_per_dim - plain.bits_per_dim) < 3 * plain.standard_error
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,8 @@ def test_bound_on_continuous_data_is_their_log_density(generator):
         stds=torch.tensor([0.2, 0.3], dtype=torch.float64),
     )
     x, _ = data.sample(NUM_IMAGES, generator)
-    found = validated(data, x)
-    assert z_score(found.bound.mean(1) + data.log_prob(x) / 32, 0.0) < 3
+    actual = validated(data, x)
+    assert z_score(actual.bound.mean(1) + data.log_prob(x) / 32, 0.0) < 3
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
@@ -136,9 +136,9 @@ def test_bound_on_continuous_data_is_their_log_density(generator):
 def test_the_diffusion_term_is_the_integral_of_the_loss(schedule, std, generator):
     """In closed form, of the exact denoiser and of a wrong one; z < 4, n = 3,000."""
     x, _ = gaussian(0.5).sample(NUM_IMAGES, generator)
-    found = validated(gaussian(std), x, schedule=schedule)
+    actual = validated(gaussian(std), x, schedule=schedule)
     expected = quad(lambda level: gaussian_loss(level, 0.5, std), -8, 11)[0]
-    assert z_score(found.diffusion.mean(1), expected) < 4
+    assert z_score(actual.diffusion.mean(1), expected) < 4
 
 
 def test_rounds_go_on_until_the_target(generator):
@@ -146,18 +146,18 @@ def test_rounds_go_on_until_the_target(generator):
     validator = Validator(x, num_evaluations=4, **ENDS)
     first = validator(gaussian(0.5, 16))
     target = first.standard_error / 1.5
-    found = validator(gaussian(0.5, 16), target_se=target)
-    assert found.standard_error <= target
-    assert found.num_evaluations > 2 * first.num_evaluations
-    assert torch.equal(found.measurements.loss[:, :1], first.measurements.loss)
+    actual = validator(gaussian(0.5, 16), target_se=target)
+    assert actual.standard_error <= target
+    assert actual.num_evaluations > 2 * first.num_evaluations
+    assert torch.equal(actual.measurements.loss[:, :1], first.measurements.loss)
 
 
 def test_a_target_out_of_reach_is_told_and_ends_at_half_the_sampling_error(generator):
     x, _ = quantized(NUM_LEVELS, mean=0.2, std=0.6).sample(50, generator)
     validator = Validator(x, num_levels=NUM_LEVELS, **ENDS)
     with pytest.warns(TargetMissedWarning, match="0.0001"):
-        found = validator(quantized(NUM_LEVELS, mean=0.2, std=0.6), target_se=1e-4).bits
-    assert 0.4 < found.measurement_error / found.sampling_error <= 0.5
+        actual = validator(quantized(NUM_LEVELS, mean=0.2, std=0.6), target_se=1e-4).bits
+    assert 0.4 < actual.measurement_error / actual.sampling_error <= 0.5
 
 
 def test_a_difference_is_that_of_the_losses(generator):
@@ -168,9 +168,9 @@ def test_a_difference_is_that_of_the_losses(generator):
     expected = quad(
         lambda level: gaussian_loss(level, 0.5, 0.6) - gaussian_loss(level, 0.5, 0.55), -8, 11
     )[0] / math.log(2)
-    found = validator.compare(first, second)
-    assert abs(found.mean - expected) < 4 * found.standard_error
-    assert found.standard_error < 0.2 * first.standard_error
+    actual = validator.compare(first, second)
+    assert abs(actual.mean - expected) < 4 * actual.standard_error
+    assert actual.standard_error < 0.2 * first.standard_error
 
 
 # --- the same however the work is done ------------------------------------------------------------
@@ -246,20 +246,20 @@ def test_weights_that_a_mode_swaps_are_swapped(is_training):
     """The number is that of a loop that calls `eval` by hand; afterwards all is as it was."""
     network = Averaged().train(is_training)
     denoiser, weights = Denoiser(network, parameterizations.V()), network.first.weight.clone()
-    found = Validator(IMAGES, num_levels=256)(denoiser)
+    actual = Validator(IMAGES, num_levels=256)(denoiser)
     assert network.training == is_training
     assert torch.equal(network.first.weight, weights)
     network.eval()
-    assert_same(found, Validator(IMAGES, num_levels=256)(denoiser))
+    assert_same(actual, Validator(IMAGES, num_levels=256)(denoiser))
 
 
 def test_a_schedule_that_goes_on_learning_changes_no_result():
     schedule = Adaptive(logsnr_min=-10.0, logsnr_max=13.3)
-    found = Validator(IMAGES, num_levels=256, schedule=schedule)(DENOISER)
+    actual = Validator(IMAGES, num_levels=256, schedule=schedule)(DENOISER)
     levels = torch.linspace(-10, 13.3, 100, dtype=torch.float64)
     schedule.update(levels, torch.exp(levels))
     even = Validator(IMAGES, num_levels=256)(DENOISER)
-    torch.testing.assert_close(found.diffusion, even.diffusion, rtol=1e-5, atol=0)
+    torch.testing.assert_close(actual.diffusion, even.diffusion, rtol=1e-5, atol=0)
 
 
 def test_what_is_kept_is_not_computed_again(tmp_path, monkeypatch):
@@ -299,10 +299,10 @@ def test_what_is_kept_is_not_computed_again(tmp_path, monkeypatch):
 def test_under_autocast_losses_are_in_float32():
     """bfloat16 rounds the network's output alone."""
     with torch.autocast("cpu", torch.bfloat16):
-        found = bits()
-    assert found.bound.isfinite().all()
-    assert found.bits_per_dim == pytest.approx(bits().bits_per_dim, rel=0.01)
-    assert found.bits_per_dim != bits().bits_per_dim
+        actual = bits()
+    assert actual.bound.isfinite().all()
+    assert actual.bits_per_dim == pytest.approx(bits().bits_per_dim, rel=0.01)
+    assert actual.bits_per_dim != bits().bits_per_dim
 
 
 def test_a_result_states_the_precision_of_the_networks_arithmetic():
@@ -332,14 +332,14 @@ def test_a_result_states_the_precision_of_the_networks_arithmetic():
 
 def test_curves_integrate_to_the_diffusion_term():
     """The loss by noise level over bins that fill the range; the last ELBO less the prior."""
-    found = bits()
-    curve, elbo = found.by_level, found.elbo_by_level
+    actual = bits()
+    curve, elbo = actual.by_level, actual.elbo_by_level
     width = (13.3 + 10) / len(curve.logsnr)
-    diffusion = found.diffusion.mean().item()
+    diffusion = actual.diffusion.mean().item()
     assert sum(curve.nats_per_dim) * width == pytest.approx(diffusion, rel=1e-6)
     assert elbo.nats_per_dim[-1] - elbo.nats_per_dim[0] == pytest.approx(diffusion, rel=1e-6)
-    assert elbo.nats_per_dim[0] == pytest.approx(found.prior.mean().item())
-    assert found.weighted(weightings.ELBO()).mean == pytest.approx(diffusion, rel=1e-6)
+    assert elbo.nats_per_dim[0] == pytest.approx(actual.prior.mean().item())
+    assert actual.weighted(weightings.ELBO()).mean == pytest.approx(diffusion, rel=1e-6)
 
 
 @pytest.mark.parametrize(("num", "num_bins"), [(8, 3), (60, 24)])
@@ -347,8 +347,8 @@ def test_no_bin_of_a_curve_is_empty(num, num_bins, generator):
     """Of tuned levels, too, which are rare where the loss hardly scatters."""
     data = gaussian(0.1, 4)
     validator = Validator(data.sample(num, generator)[0], **ENDS)
-    for one in (validator, validator.tuned(validator.pilot(data))):
-        curve = one(data).by_level
+    for item in (validator, validator.tuned(validator.pilot(data))):
+        curve = item(data).by_level
         assert len(curve.logsnr) == num_bins
         assert min(curve.standard_error) > 0
 
@@ -402,7 +402,7 @@ def test_a_mistake_is_one_line(call, match):
 
 def test_the_order_of_a_loader_does_not_count():
     loader = DataLoader(IMAGES, batch_size=7, shuffle=True)
-    found = Validator(loader, num_levels=256)(DENOISER)
-    assert found.bits_per_dim == Validator(IMAGES, num_levels=256)(DENOISER).bits_per_dim
+    actual = Validator(loader, num_levels=256)(DENOISER)
+    assert actual.bits_per_dim == Validator(IMAGES, num_levels=256)(DENOISER).bits_per_dim
     scaled = DataLoader(IMAGES, collate_fn=torch.stack)
     assert len(Validator(scaled, to_item=lambda x: x)) == len(IMAGES)

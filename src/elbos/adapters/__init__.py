@@ -1,12 +1,10 @@
-r"""Adapters: denoisers from networks of other libraries, and audits from training settings.
+r"""Adapters: denoisers from networks of other libraries, and callbacks.
 
 | module | what it adapts |
 |---|---|
 | `diffusers` | `denoiser(network, scheduler)`, `load(folder)`; scheduler files for the audit |
-| `caches` | latents and text embeddings that trainers cached: `load`, `validate` |
 | `edm` | `denoiser(network)`: preconditioned networks $D(x + \tilde\sigma\epsilon; \tilde\sigma)$ |
 | `flow` | `denoiser(network, data_at=...)`: velocities on straight paths, $v(z_t, t)$ |
-| `trainers` | the settings of kohya's scripts, OneTrainer, SimpleTuner and others, for the audit |
 | `lightning`, `transformers` | callbacks that audit a training's first steps |
 
 A network whose time input is log-SNR needs no adapter: `elbos.Denoiser(network, parameterization)`,
@@ -19,13 +17,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from elbos.adapters import caches as caches
     from elbos.adapters import diffusers as diffusers
     from elbos.adapters import edm as edm
     from elbos.adapters import flow as flow
-    from elbos.adapters import trainers as trainers
 
-_MODULES = ("caches", "diffusers", "edm", "flow", "lightning", "trainers", "transformers")
+_MODULES = ("diffusers", "edm", "flow", "lightning", "transformers")
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -28,7 +28,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.base.checks import require_positive, require_type
+from elbos.base.checks import require_positive
+from elbos.base.codec import decode
 from elbos.base.conditions import Condition
 from elbos.models.calls import ForeignNetwork, output, require_logsnr, require_output
 from elbos.theory.parameterizations import Flow
@@ -82,7 +83,7 @@ class VelocityDenoiser:
         require_positive(time_scale=self.time_scale)
         if self.data_at not in (0, 1):
             raise ValueError(f"data_at is {self.data_at!r}: give the time of the data, 0 or 1.")
-        require_type(float, sigma_min=self.sigma_min)
+        decode(float, self.sigma_min, "sigma_min")
         if not 0 <= self.sigma_min < 1:
             raise ValueError(f"sigma_min is {self.sigma_min}: give a number from 0 to below 1.")
 

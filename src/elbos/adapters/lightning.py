@@ -55,6 +55,11 @@ class ValidationCallback(*_BASES):  # type: ignore[misc]
         super().__init__()
         self.history = history
 
+    def setup(self, trainer: Any, *_: object, **__: object) -> None:
+        # A checkpoint that monitors the result reads it after us, also where we were appended. The
+        # old list stays as it is: the trainer goes through it while it calls this method.
+        trainer.callbacks = sorted(trainer.callbacks, key=_is_checkpoint)
+
     def state_dict(self) -> dict[str, Any]:
         return self.history.state_dict()
 
@@ -76,6 +81,10 @@ class ValidationCallback(*_BASES):  # type: ignore[misc]
             for logger in trainer.loggers:  # log_dict would wait for log_every_n_steps
                 logger.log_metrics(metrics | losses_by_level(self.history.results[step]), step)
         trainer.should_stop |= self.history.should_stop
+
+
+def _is_checkpoint(callback: Any) -> bool:  # of either package
+    return any(kind.__name__ == "Checkpoint" for kind in type(callback).__mro__)
 
 
 def _is_average(callback: Any) -> bool:  # either package's, once it has averaged

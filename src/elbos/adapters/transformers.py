@@ -32,10 +32,10 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
     """Hugging Face callback that validates the model during training.
 
     The model is validated every `history.every` steps, and the result is logged, with the loss by
-    noise level. The training stops when `history.should_stop` is true. An evaluation of the
-    `Trainer` has the last result, too, so that `metric_for_best_model="validation_bits_per_dim"`,
-    `greater_is_better=False` stores the best model. A resumed training restores the
-    history, which trainer_state.json holds.
+    noise level. The training stops when `history.should_stop` is true. Each evaluation of the
+    `Trainer` validates, too, so that `metric_for_best_model="validation_bits_per_dim"`,
+    `greater_is_better=False` stores the best model. A resumed training restores the history, which
+    trainer_state.json holds.
 
     Args:
         history: How to validate; its `denoiser` takes the model.
@@ -49,7 +49,6 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
     def __init__(self, history: ValidationHistory, log: Callable[..., object]) -> None:
         super().__init__()
         self.history, self.log = history, log
-        self._last: dict[str, float] = {}
 
     def on_train_begin(self, _: object, state: Any, *__: object, **___: object) -> None:
         # An `ExportableState` would be restored on request only, without our arguments.
@@ -57,14 +56,28 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
             self.history.load_state_dict(stored)
 
     def on_step_end(self, _: object, state: Any, control: Any, *, model: Any, **__: object) -> None:
-        metrics = self.history.update(state.global_step, model)
+        self._log(self.history.update(state.global_step, model), state, control)
+
+    def on_evaluate(
+        self,
+        _: object,
+        state: Any,
+        control: Any,
+        *,
+        model: Any,
+        metrics: dict[str, float],
+        **__: object,
+    ) -> None:
+        step, results = state.global_step, self.history.results
+        if step not in results:
+            self._log(self.history.validate(step, model), state, control)
+        # the dictionary in which the `Trainer` looks for the best model
+        metrics["eval_validation_bits_per_dim"] = results[step].bits_per_dim
+
+    def _log(self, metrics: dict[str, float] | None, state: Any, control: Any) -> None:
         if metrics:
-            self._last = {f"eval_{name}": value for name, value in metrics.items()}
             is_loss_due = control.should_log  # logging resets it
             self.log(metrics | losses_by_level(self.history.results[state.global_step]))
             control.should_log = is_loss_due
             state.stateful_callbacks["elbos"] = self.history.state_dict()
         control.should_training_stop |= self.history.should_stop
-
-    def on_evaluate(self, *_: object, metrics: dict[str, float], **__: object) -> None:
-        metrics |= self._last  # the dictionary in which the `Trainer` looks for the best model

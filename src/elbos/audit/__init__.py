@@ -11,22 +11,24 @@ the loss gives its network, and from its gradient.
 
 A loss passes through these folders in this order:
 
-- `probing/` goes from one call of the loss to its coefficients at every noise level. `draws`, `rng`
-  and `instrument` record the random draws and stand in for the network; `queries` calls the loss
-  with different data or network outputs; `decompose` turns dot products into
-  $\alpha, \sigma, a, b$ of every sample; `data`, `noise`, `scales` and `convention` find the clean
-  data, the noise, the process and the form of the network's input; `scatter`, `squared_error` and
-  `refusals` say why no weighting describes a loss; `measure` measures a few batches with all paired
-  calls, then all samples.
+- `calls/` calls the loss and observes it: `draws` and `rng` record the random numbers,
+  `instrument` and `arguments` replace the network, `queries` compares calls with other data or
+  other network outputs.
+- `probing/` turns calls into coefficients at every noise level. `decompose` turns dot products into
+  $\alpha, \sigma, a, b$ of every sample; `data`, `noise` and `scales` find the clean data, the
+  noise, the process and the form of the network's input; `squared_error` and `refusals` say why no
+  weighting describes a loss; `pilot` measures a few batches with all paired calls, `measure`
+  then all samples.
 - `live/` records the steps of a running training, or of a script that it runs, instead of calls of
   its loss.
 - `density/` finds the density $p$ of the noise levels.
 - `names/` finds the nearest published weighting and schedule (`matching`), and published losses
   equal to parts of the loss, or but for one coding mistake (`resemblance`).
-- `diagnostics/` holds findings that a weighting does not show: a type and a sentence each.
+- `diagnostics/` holds findings that a weighting does not show: a type and a sentence each, and the
+  tests of samples that find them (`scatter`).
 
-`result` defines the `Audit`; `estimate` builds it from samples, `declare` from recipes and tables.
-`words` and `page` show it.
+`result` defines the `Audit`; `estimate` builds it from samples, `declare` from recipes and tables;
+`convention` and `foreign` make a denoiser of it. `words`, `formulas` and `report` show it.
 """
 
 from collections.abc import Callable
@@ -34,11 +36,11 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor
 
+from elbos.audit.calls.instrument import LossFunction
 from elbos.audit.declare import DeclaredLoss, LossTable, from_loss, from_recipe, from_table
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.estimate import audit_of
 from elbos.audit.live.record import Recording, record
-from elbos.audit.probing.instrument import LossFunction
 from elbos.audit.probing.measure import measuring
 from elbos.audit.result import Audit
 from elbos.base.checks import typed

@@ -9,7 +9,7 @@ $$\|\hat\epsilon - \epsilon\|^2 = \frac{\|\hat y - y\|^2}{(b - a\,e^{-\lambda/2}
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,16 +47,12 @@ class DeclaredLoss:
         schedule: Distribution $p$ of log-SNR.
         parameterization: Prediction type $y$.
         coefficient: $c(\lambda)$, up to a constant.
-        factor: Factor on the target; -1 for the opposite sign.
-        diagnostics: Findings that the weighting does not show.
     """
 
     title: str
     schedule: Schedule
     parameterization: Parameterization
     coefficient: Callable[[Tensor], Tensor]
-    factor: float = 1.0
-    diagnostics: tuple[Diagnostic, ...] = ()
 
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         r"""Compute $p\,c\,\|\hat y - y\|^2/\|\hat\epsilon - \epsilon\|^2$ at any log-SNR."""
@@ -72,7 +68,9 @@ class LossTable:
         logsnr: $\lambda$, `[steps]`; $-\infty$ is pure noise, $\infty$ clean data.
         probability: Probability of each step, `[steps]`, summing to 1.
         coefficient: Coefficient $c$ of $\|\hat y - y\|^2$, `[steps]`.
-        title, parameterization, factor, diagnostics: As of `DeclaredLoss`.
+        title, parameterization: As of `DeclaredLoss`.
+        factor: Factor on the target; -1 for the opposite sign.
+        diagnostics: Findings that the weighting does not show.
     """
 
     title: str
@@ -122,7 +120,7 @@ def from_recipe(name: str) -> Audit:
         title=name,
         schedule=recipe.schedule,
         parameterization=recipe.parameterization,
-        coefficient=recipe.coefficient,
+        coefficient=recipe.coefficient_at,
     )
     return from_loss(loss)
 
@@ -151,14 +149,15 @@ def from_loss(loss: DeclaredLoss) -> Audit:
     grid = torch.linspace(low, high, NUM_POINTS, dtype=torch.float64)
     a, b = loss.parameterization.coefficients(grid)
     return _declared(
-        loss,
+        loss.title,
+        Prediction.from_target(loss.parameterization),
         grid=grid.numpy(),
         log_p=loss.schedule.density(grid).log().numpy(),
         log_w=_log(loss.weighting(grid)).numpy(),
         log_c=_log(loss.coefficient(grid)).numpy(),
         rising=rising_intervals(loss.weighting, low, high),
-        a=loss.factor * a.numpy(),
-        b=loss.factor * b.numpy(),
+        a=a.numpy(),
+        b=b.numpy(),
         schedule=code(loss.schedule),
         density_kind="named",
     )
@@ -198,7 +197,9 @@ def from_table(table: LossTable) -> Audit:
     pure, every = ((p * c)[where].sum() / p[where].sum() for where in (is_pure, p > 0))
     covariance = np.diag(spacing_error**2)
     return _declared(
-        table,
+        table.title,
+        Prediction.from_target(table.parameterization, table.factor),
+        table.diagnostics,
         grid=grid,
         log_p=log_p,
         log_w=log_w,
@@ -215,10 +216,11 @@ def from_table(table: LossTable) -> Audit:
     )
 
 
-def _declared(loss: DeclaredLoss | LossTable, **fields: Any) -> Audit:
-    prediction = Prediction.from_target(loss.parameterization, loss.factor)
+def _declared(
+    title: str, prediction: Prediction, diagnostics: Sequence[Diagnostic] = (), **fields: Any
+) -> Audit:
     unknown = [] if prediction.name else [UnknownTarget()]
-    fields |= {"title": loss.title, "diagnostics": [*loss.diagnostics, *unknown]}
+    fields |= {"title": title, "diagnostics": [*diagnostics, *unknown]}
     return assembled(source="declared", prediction=prediction, **fields)
 
 

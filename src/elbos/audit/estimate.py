@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elbos.audit import diagnostics as kinds
+from elbos.audit.convention import Convention
 from elbos.audit.density.curves import MAX_SCATTER, Curve, is_central
 from elbos.audit.density.density import Density, Evidence
 from elbos.audit.density.levels import Levels, independent_levels
 from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.diagnostics.scatter import batch_factors, changes_with_time
 from elbos.audit.names.matching import (
     Prediction,
     coefficient_name,
     nearest_weightings,
     prediction_of,
 )
-from elbos.audit.probing.convention import Convention
 from elbos.audit.probing.measure import Measurement, Samples
 from elbos.audit.probing.noise import is_summed
-from elbos.audit.probing.scatter import batch_factors, changes_with_time
 from elbos.audit.result import Audit, Undecided
 from elbos.base.arrays import Array
 from elbos.theory.extrema import rises

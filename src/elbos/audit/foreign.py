@@ -1,7 +1,7 @@
 r"""A network in another project's convention, called with noisy data of the variance-preserving
 process and log-SNR.
 
-With the notation of `elbos.audit.probing.convention`, the network is given
+With the notation of `elbos.audit.convention`, the network is given
 $z' = (\alpha'/\alpha)\,z + \alpha'\mu$ and its time, and $\hat y - a\mu$ estimates
 $a x + b\epsilon$. Since $(\alpha', \sigma')$ is proportional to $(\alpha, \sigma)$, this output
 and the pair $(a, b)$ are a network and a parameterization like any other: `Objective` trains them,
@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit.probing.arguments import Slot, has_rows, shown
-from elbos.audit.probing.convention import Convention
+from elbos.audit.calls.arguments import Slot, has_rows, shown
+from elbos.audit.convention import Convention
 from elbos.base.arrays import Array
 from elbos.base.conditions import Condition
 from elbos.models.calls import ForeignNetwork, called, input_dtype, require_logsnr, require_output

@@ -1,12 +1,11 @@
 r"""Result of an audit: the weighting on a grid of noise levels, with all its components."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import scipy
@@ -14,16 +13,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from elbos.audit.convention import MAX_QUIET_ERROR, Convention
 from elbos.audit.density.curves import spread
 from elbos.audit.diagnostics import Diagnostic, Scattered, UnknownTarget
 from elbos.audit.foreign import ConventionDenoiser, ConventionNetwork
 from elbos.audit.names.matching import MonotoneFactor, Nearest, find_factor, monotone_weight
 from elbos.audit.names.resemblance import LossCurves, NearestRecipe, Resemblance, resemblances
-from elbos.audit.probing.convention import MAX_QUIET_ERROR, Convention
 from elbos.audit.probing.measure import Samples
 from elbos.base.arrays import Array
-from elbos.base.checks import Diagnosed, typed
-from elbos.base.codec import convert, without_format
+from elbos.base.checks import typed
+from elbos.base.codec import Stored, decode, encode
 from elbos.base.errors import flat, warn
 from elbos.base.extras import shown_by
 from elbos.models.calls import ForeignNetwork
@@ -31,23 +30,8 @@ from elbos.models.calls import ForeignNetwork
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+_CURVES = ("logsnr", "weight", "weight_error", "density", "coefficient", "a", "b")
 Verdict = Literal["monotone", "not monotone", "undecided", "code error", "no weighting"]
-
-FORMAT = 1  # version of the JSON values of an audit
-DERIVED = (
-    "verdict",
-    "is_monotone",
-    "is_weighted_elbo",
-    "recipe",
-    "resembles",
-    "negative_mass",
-    "negative_share",
-    "rising_share",
-    "mass_at_max",
-    "mixture_density",
-    "central_half",
-    "monotone_code",
-)
 
 
 class Distance(NamedTuple):
@@ -66,7 +50,7 @@ class Undecided(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class Audit(Diagnosed):
+class Audit(Stored):
     r"""The implied weighting of a training loss.
 
     Curves are float64, on the grid `logsnr`. `print(audit)` shows the text of `elbos audit`.
@@ -74,7 +58,6 @@ class Audit(Diagnosed):
     Attributes:
         title: Name of the loss.
         source: "measured" from code, or "declared" and hence exact.
-        version: Trainer and version as whose settings the loss was declared; empty for others.
         num_samples: Number of samples drawn; 0 for a declared loss.
         logsnr: Grid of $\lambda$, increasing.
         weight: $w(\lambda) \propto p(\lambda)\, k(\lambda)$, with geometric mean 1 under $p$.
@@ -108,9 +91,23 @@ class Audit(Diagnosed):
             file.
     """
 
+    DERIVED = (
+        "verdict",
+        "is_monotone",
+        "is_weighted_elbo",
+        "recipe",
+        "resembles",
+        "negative_mass",
+        "negative_share",
+        "rising_share",
+        "mass_at_max",
+        "mixture_density",
+        "central_half",
+        "monotone_code",
+    )
+
     title: str
     source: Literal["measured", "declared"]
-    version: str = ""
     num_samples: int = 0
     logsnr: Float[Tensor, " g"]
     weight: Float[Tensor, " g"]
@@ -138,7 +135,7 @@ class Audit(Diagnosed):
     weight_pure_noise: float = 0.0
     share_clean: float = 0.0
     diagnostics: Sequence[Diagnostic] = ()
-    samples: Samples | None = None
+    samples: Samples | None = field(default=None, metadata={"is_stored": False})
 
     @property
     def verdict(self) -> Verdict:
@@ -315,7 +312,7 @@ class Audit(Diagnosed):
 
         The audit has measured how the loss calls its network: which argument is the noisy data and
         in what scale, which one the time and what time belongs to which noise level, and what the
-        output is. See `elbos.audit.probing.convention` for the formulas.
+        output is. See `elbos.audit.convention` for the formulas.
 
         Args:
             network: A network that the loss could be given, called exactly as the loss calls it.
@@ -356,41 +353,35 @@ class Audit(Diagnosed):
         return ConventionDenoiser(ConventionNetwork(network, convention, is_discrete))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the audit, with derived quantities, as JSON values; None for infinity and NaN."""
-        names = (*(field.name for field in _stored()), *DERIVED)
-        return {"format": FORMAT, **{name: _plain(getattr(self, name)) for name in names}}
+        """Return the audit, with derived quantities, as JSON values; "inf" and "nan" as text."""
+        diagnostics = [
+            {"kind": item.kind, "values": encode(item.values), "is_fatal": item.is_fatal}
+            for item in self.diagnostics
+        ]
+        return {**super().to_dict(), "diagnostics": diagnostics}
 
     @classmethod
     @typed
-    def from_dict(cls, content: Mapping[str, Any]) -> "Audit":
+    def from_dict(cls, data: Mapping[str, Any]) -> "Audit":
         """Restore an audit from JSON values.
 
         Raises:
             ValueError: If the values are of a newer format, or are not those of an audit.
         """
-        content = without_format(content, FORMAT)
+        names = {"format", *(f.name for f in fields(cls))}  # others are for readers
+        content = {name: value for name, value in data.items() if name in names}
         try:
-            values = {f.name: content[f.name] for f in _stored() if f.name in content}
-            for column in _stored():
-                if "Tensor" in str(column.type):
-                    values[column.name] = torch.tensor(values[column.name], dtype=torch.float64)
-            values["rising"] = [(float(start), float(end)) for start, end in values["rising"]]
-            values["undecided"] = [Undecided(**item) for item in values["undecided"]]
-            values["closest"] = [
-                Nearest(item["name"], math.inf if item["distance"] is None else item["distance"])
-                for item in values["closest"]
+            for name in _CURVES:
+                curve = decode(tuple[float, ...], data[name], name)
+                content[name] = torch.tensor(curve, dtype=torch.float64)
+            content["diagnostics"] = [
+                Diagnostic.from_values(item["kind"], item["values"]) for item in data["diagnostics"]
             ]
-            values["diagnostics"] = [
-                Diagnostic.from_values(item["kind"], item["values"])
-                for item in values["diagnostics"]
-            ]
-            for name, value in values.items():
-                convert(get_type_hints(cls)[name], value, name)
-            audit = cls(**values)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            audit = super().from_dict(content)
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is not an audit ({flat(error)}): see to_dict.") from error
-        num, shapes = audit.logsnr.numel(), {v.shape for v in values.values() if type(v) is Tensor}
-        if shapes != {(num,)} or num < 2 or not audit.closest:
+        lengths = {len(getattr(audit, name)) for name in _CURVES}
+        if len(lengths) > 1 or min(lengths) < 2 or not audit.closest:
             raise ValueError("this is not an audit: its curves differ in length, or are empty.")
         return audit
 
@@ -403,15 +394,15 @@ class Audit(Diagnosed):
 
     def __str__(self) -> str:
         try:
-            words = shown_by(self, "words")
+            report = shown_by(self)
         except ModuleNotFoundError:
             return repr(self)
-        text: str = words.as_text([self])
+        text: str = report.as_text([self])
         return text
 
     def plot(self, *audits: "Audit") -> "Figure":
         """Plot the weightings, noise-level densities and ELBO mixtures of this and other audits."""
-        figure: Figure = shown_by(self).figure([self, *audits])
+        figure: Figure = shown_by(self, "figures").figure([self, *audits])
         return figure
 
     @typed
@@ -444,23 +435,3 @@ def log_ratio_of(
         log_ratio = np.where(logs[0] == logs[1], 0.0, logs[0] - logs[1])
     is_finite = np.isfinite(log_ratio)
     return levels, log_ratio - (p * log_ratio)[is_finite].sum() / p[is_finite].sum(), p
-
-
-def _stored() -> "list[Field[Any]]":
-    return [stored for stored in fields(Audit) if stored.name != "samples"]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return _plain(value.tolist())
-    if isinstance(value, Diagnostic):
-        return {"kind": value.kind, "values": _plain(value.values), "is_fatal": value.is_fatal}
-    if isinstance(value, Nearest | Resemblance | Undecided):
-        return _plain(value._asdict())
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    return value

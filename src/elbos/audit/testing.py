@@ -11,21 +11,19 @@ Everything here needs the core alone.
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from elbos.audit import probe
+from elbos.audit.calls.instrument import LossFunction
 from elbos.audit.declare import from_recipe
-from elbos.audit.probing.instrument import LossFunction
-from elbos.audit.result import DERIVED, Audit, Distance, log_ratio_of
+from elbos.audit.result import Audit, Distance, log_ratio_of
 from elbos.base import files
 from elbos.base.checks import typed
-from elbos.base.numbers import NONE, fixed, number, percent
+from elbos.base.numbers import fixed, number, percent
 
 WITHIN = 0.02
 _NUM_ERRORS = 3.0  # standard errors that a difference has to exceed
@@ -33,7 +31,7 @@ _EDGE = 0.01  # share of the noise levels at each end whose factors are not name
 
 
 class Difference:
-    """Differences between the audit of a loss and an expected audit.
+    """Differences between the weighting of a loss and an expected one.
 
     Distances up to `within` are tolerated, and three standard errors beyond.
     """
@@ -43,7 +41,6 @@ class Difference:
             raise ValueError(f"within is {within}: give a number from 0, as 0.02 for 2 %.")
         self.audit, self.expected, self.within = audit, expected, within
         self.weighting = audit.distance(expected)  # None without a common noise level
-        self.density = audit.distance(expected, "density")
         # share of one loss's noise levels beyond the range of the other's
         self.outside = max(_outside(audit, expected), _outside(expected, audit))
         kinds = {diagnostic.kind for diagnostic in expected.diagnostics}
@@ -56,62 +53,19 @@ class Difference:
         is_valid = self.audit.is_judged or not self.expected.is_judged
         return not is_valid or self.outside > self.within or self._is_far(self.weighting)
 
-    @property
-    def has_other_target(self) -> bool:
-        return self.audit.parameterization != self.expected.parameterization
-
-    def __bool__(self) -> bool:
-        return bool(self.text())
-
     def __str__(self) -> str:
-        return self.text()
-
-    def text(self, *, of_all: bool = True) -> str:
-        """Return a line for each difference; unless `of_all`, for those in the weighting alone."""
-        now, then = self.audit, self.expected
-        levels = f"noise levels: {_levels(now)}; expected {_levels(then)}"
-        beyond = (
-            f"noise levels: {percent(self.outside)} of one's samples are where the other has none"
-        )
-        is_outside, target = self.outside > self.within, now.parameterization
-        has_time = then.time_name is not None and now.source == "measured"
-        changes = [
-            (is_outside, levels.replace("noise levels", beyond)),
-            (self._is_far(self.weighting), f"weighting: {self._factors()}"),
-            (self.has_other_target, f"predicts: {target}, expected {then.parameterization}"),
-            (self._is_far(self.density) and not is_outside, levels),
-            (
-                has_time and now.time_name != then.time_name,
-                f"time: {now.time_name}; expected {then.time_name}",
-            ),
-        ]
-        lines = [text for is_changed, text in changes[: None if of_all else 2] if is_changed]
+        now = self.audit
+        changes = []
+        if self.outside > self.within:
+            share = percent(self.outside)
+            changes.append(
+                f"noise levels: {share} of one's samples are where the other has none: "
+                f"{_levels(now)}; expected {_levels(self.expected)}"
+            )
+        if self._is_far(self.weighting):
+            changes.append(f"weighting: {self._factors()}")
         findings = [f"diagnostic: {sentence}" for sentence in self.diagnostics]
-        return "\n".join(lines + findings if now.is_judged else findings + lines)
-
-    def to_markdown(self) -> str:
-        """Return a Markdown table that compares the audit of a loss with the expected audit."""
-        then, now = self.expected, self.audit
-        change = "no noise level in common"
-        if self.weighting is not None:
-            value, error = self.weighting
-            change = f"{_size(value)} ± {percent(error, 2)}, tolerance {percent(self.within)}"
-        verdict = "has changed" if self.has_other_weighting else "has not changed"
-        cells: dict[str, Callable[[Audit], str]] = {
-            "predicts": lambda audit: audit.parameterization or NONE,
-            "noise levels": _levels,
-            "w rises with log-SNR": lambda audit: (
-                ", ".join(f"{fixed(low, 2)} to {fixed(high, 2)}" for low, high in audit.rising)
-                or "never"
-            ),
-            "verdict": lambda audit: audit.verdict,
-            "diagnostics": lambda audit: ", ".join(d.kind for d in audit.diagnostics) or NONE,
-        }
-        table = [f"| {name} | {of(then)} | {of(now)} |" for name, of in cells.items()]
-        head = [f"**The weighting of {self.audit.title} {verdict}** ({change}).", ""]
-        titles = [f"| | expected: {self.expected.title} | now |", "|---|---|---|"]
-        notes = [f"- {line}" for line in str(self).splitlines()]
-        return "\n".join([*head, *titles, *table, *([""] if notes else []), *notes]) + "\n"
+        return "\n".join(changes + findings if now.is_judged else findings + changes)
 
     def _is_far(self, distance: Distance | None) -> bool:
         return distance is None or distance.value > self.within + _NUM_ERRORS * distance.error
@@ -201,8 +155,7 @@ def assert_weighting(
         expected = probe(like, x, num_samples, seed)
     difference = Difference(audit, expected, within)
     if difference.has_other_weighting:
-        reasons = difference.text(of_all=False)
-        raise AssertionError(f"{audit.title} is not weighted like {expected.title}:\n{reasons}")
+        raise AssertionError(f"{audit.title} is not weighted like {expected.title}:\n{difference}")
     return audit
 
 
@@ -213,12 +166,17 @@ def expected_audit(like: str | Path | Audit) -> Audit:
         OSError: If the file cannot be read.
         ValueError: If there is no such recipe, or the file holds no audit.
     """
+    __tracebackhide__ = True
     if isinstance(like, Audit):
         return like
     if isinstance(like, str) and not like.endswith(".json"):
         return from_recipe(like)
     try:
         return Audit.from_dict(files.read_value(Path(like)))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{like} does not exist: write it with elbos.testing.write_golden."
+        ) from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{like} holds no audit, as `elbos audit --json` writes one.") from error
 
@@ -232,8 +190,7 @@ def write_golden(audit: Audit, path: Path) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    content = audit.to_dict()
-    stored: dict[str, Any] = {name: entry for name, entry in content.items() if name not in DERIVED}
+    stored = {n: entry for n, entry in audit.to_dict().items() if n not in Audit.DERIVED}
     for name, value in vars(audit).items():
         if isinstance(value, Tensor) and name != "logsnr":
             stored[name] = [float(f"{number:.5g}") for number in value.tolist()]

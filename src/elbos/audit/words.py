@@ -1,28 +1,24 @@
-"""Sentences and tables that describe audits, for the terminal, pages and JSON."""
+"""Sentences and tables that describe audits, for reports and JSON."""
 
-import io
 import math
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import cycle
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console, RenderableType, group
-from rich.text import Text
 
+from elbos.audit import formulas
 from elbos.audit.declare import from_recipe
-from elbos.audit.names import formulas
 from elbos.audit.names.matching import NEAR, SAME
 from elbos.audit.names.resemblance import Resemblance
 from elbos.audit.result import Audit
 from elbos.base.codec import parse
-from elbos.base.colors import COLORS, Swatch
-from elbos.base.html import render
-from elbos.base.numbers import NONE, fixed, percent
+from elbos.base.colors import COLORS
+from elbos.base.numbers import NONE, fixed, number, percent
 from elbos.base.tables import Column, Table
 from elbos.theory.names import code
 from elbos.theory.recipes import RECIPES
@@ -34,9 +30,6 @@ _NUM_NEAREST = 5
 _MAX_BESIDE = 3  # audits whose facts are side by side
 _TARGET = re.compile(r".+(\.py:[\w.]+|\.json)")
 _IN_BRIEF = ("time given", "nearest recipe", "expected loss")  # beside the summary
-_STYLES = {"error": "bold red", "slip": "bold yellow"}  # verdicts have no colour
-_MIN_COLUMN = 20  # characters for each of several audits side by side
-_NAMES = 18  # characters for the names of the facts
 _OF_THE_WEIGHTING = ("predicts", "coefficient", "expected loss", "nearest")
 
 
@@ -106,7 +99,7 @@ class View:
             "diagnostics": ", ".join(item.kind for item in audit.diagnostics) or NONE,
             "source": f"measured on {audit.num_samples:,} samples"
             if is_measured
-            else ", ".join(filter(None, ("declared, exact", audit.version))),
+            else "declared, exact",
             "nearest": ", ".join(self.nearest[0]),
         }
         return values if audit.is_weighted_elbo else values | dict.fromkeys(_OF_THE_WEIGHTING, NONE)
@@ -114,18 +107,73 @@ class View:
     @cached_property
     def notes(self) -> list[Note]:
         """Lines about errors in the code, similar published losses, and increases of w."""
-        recipe = RECIPES[self.audit.recipe].title if self.audit.recipe else ""
-        largest = max((interval.factor for interval in self.audit.undecided), default=1.0)
-        text = render(
-            "audit/notes.txt",
-            audit=self.audit,
-            view=self,
-            recipe_title=recipe,
-            target=formulas.target_formula(self.audit),
-            largest_doubt=in_words(math.log(largest)),
-        )
-        lines = filter(str.strip, text.splitlines())
-        return [Note(*map(str.strip, line.split("|", 2))) for line in lines]
+        audit, slips, notes = self.audit, self.slips, list[Note]()
+        for finding in audit.diagnostics:
+            if finding.is_fatal:
+                text = f"No weighting describes this loss. {finding.text}"
+                notes.append(Note("error", "!", text))
+        for finding in audit.diagnostics:
+            if finding.is_error:
+                text = (
+                    "Error: the code hardly computes the intended loss, so there is no verdict on "
+                    f"its weighting. {finding.text}"
+                )
+                notes.append(Note("error", "!", text))
+        notes += [Note("slip", "≈", self._slip(slip)) for slip in slips]
+        if sum(1 for loss in audit.resembles if loss.change) > len(slips):
+            target = formulas.target_formula(audit)
+            text = f"The network's time runs from noise to data, so {target} is the velocity."
+            notes.append(Note("published", "=", text))
+        for loss in audit.resembles:
+            if not (loss.change or audit.recipe or slips):
+                notes.append(Note("published", "=", f"The coefficient is that of {loss.name}."))
+        if audit.recipe and not slips:
+            text = (
+                "The same objective and noise levels as the published recipe "
+                f"{audit.recipe}: {RECIPES[audit.recipe].title}."
+            )
+            notes.append(Note("published", "=", text))
+        if audit.verdict == "monotone":
+            notes.append(Note("yes", "↓", "w never rises with log-SNR."))
+        elif audit.verdict == "not monotone":
+            share = percent(audit.rising_share)
+            text = f"w rises with log-SNR where {share} of the samples are drawn."
+            notes.append(Note("no", "↕", text))
+        elif audit.verdict == "undecided":
+            largest = max((interval.factor for interval in audit.undecided), default=1.0)
+            text = (
+                "It is undecided whether w rises with log-SNR: a rise by up to "
+                f"{in_words(math.log(largest))} cannot be excluded."
+            )
+            notes.append(Note("maybe", "?", text))
+        return notes
+
+    def _slip(self, slip: Resemblance) -> str:
+        audit, part = self.audit, slip.part
+        if part == "process":
+            text = f"noisy data have {slip.change}; those of {slip.name} have {slip.published}."
+        elif part == "noise levels":
+            levels, published = map(self.noise_levels, (slip.formula, slip.published))
+            text = (
+                f"noise levels are {levels}; those of the recipe {slip.name} are {published}: "
+                f"your loss has {slip.change}."
+            )
+        else:
+            formula = slip.formula or formulas.target_formula(audit)
+            text = (
+                f"{part} is {formula}; that of {slip.name} is {slip.published}: your loss has "
+                f"{slip.change}."
+            )
+        if slip.change == "the other sign" and slip.name == "flow":
+            text += (
+                " The network's time runs from data to noise, so eps - x is the velocity."
+                if audit.time_sign < 0
+                else " x - eps is the velocity where the network's time runs from noise to data; "
+                "the direction of your time is unknown."
+            )
+        if audit.recipe:
+            text += f" But for that, it is the published recipe {audit.recipe}."
+        return f"Check: your {text}"
 
     @property
     def slips(self) -> list[Resemblance]:
@@ -165,9 +213,62 @@ class View:
         more = f", and on {len(intervals) - 1} more" if len(intervals) > 1 else ""
         return f"{_interval(start, end)} by up to {in_words(math.log(factor))}{more}"
 
-    @property
+    @cached_property
     def explanation(self) -> str:
-        return " ".join(render("audit/verdict.txt", audit=self.audit, view=self).split())
+        """One-paragraph explanation of what the audit means."""
+        audit, slips = self.audit, self.slips
+        texts, loss = list[str](), "As written, the" if slips else "The"
+        if not audit.is_weighted_elbo:
+            texts.append(
+                "The loss is no mixture of ELBOs; curves on a page are those of its squared-error "
+                "part at small errors."
+            )
+        elif audit.verdict == "code error":
+            texts.append("The further statements refer to the loss as it is written.")
+        elif audit.verdict == "monotone":
+            texts.append(
+                f"{loss} loss is a likelihood objective: up to a constant, the negative ELBO of "
+                "the data with Gaussian noise added, averaged over noise levels. A lower loss is a "
+                "higher bound on the likelihood."
+            )
+        elif audit.verdict == "undecided":
+            texts.append(
+                f"{loss} weighting shows no significant rise, but a rise within the sampling error "
+                f"cannot be excluded: on log-SNR {self.undecided}. Without a rise, the loss is a "
+                "likelihood objective; more samples decide."
+            )
+        else:
+            texts.append(
+                f"{loss} weighting rises as the noise falls, on log-SNR {self.rising}, "
+                f"{self.rise}: the ELBOs of data that noisy are subtracted, so that a lower loss "
+                "can be a lower likelihood."
+            )
+            if audit.recipe and not slips:
+                texts.append(
+                    "This is a property of a loss, not a fault: DDPM, EDM, Min-SNR and Stable "
+                    "Diffusion 3 have it."
+                )
+            if not audit.factor:
+                texts.append(
+                    "No factor makes it a likelihood objective, because some noise levels have no "
+                    "weight."
+                )
+        texts += [d.text for d in audit.diagnostics if not (d.is_fatal or d.is_error)]
+        if audit.share_pure_noise > 0:
+            texts.append(
+                f"{percent(audit.share_pure_noise, 2)} of the samples are pure noise (log-SNR −∞), "
+                f"each with {number(audit.weight_pure_noise, 2)} times the mean coefficient: there "
+                "the network learns the mean of the data, which the weighting does not describe."
+            )
+        if audit.share_clean > 0:
+            texts.append(
+                f"{percent(audit.share_clean, 2)} of the samples have no noise (log-SNR ∞) and "
+                "teach the network nothing."
+            )
+        if slips:
+            changes = ", and ".join(slip.change for slip in slips)
+            texts.append(f"Is it intended to have {changes}?")
+        return " ".join(" ".join(texts).split())
 
     @property
     def prose(self) -> str:
@@ -181,10 +282,6 @@ class View:
             "The least factor on the loss of each sample for which w never rises; above log-SNR "
             f"{fixed(end, 2)} it is 1. That is another objective, not a repair of a bug."
         )
-
-    @property
-    def swatch(self) -> Swatch:
-        return Swatch(self.color)
 
     @property
     def code(self) -> str:
@@ -269,9 +366,7 @@ def _spelled(kind: type, text: str) -> str:
     return code(parse(kind, text), has_defaults=True)
 
 
-def facts_tables(
-    shown: Sequence[View], heads: Sequence[str], num: int, *, is_verbose: bool = True
-) -> list[Table]:
+def facts_tables(shown: Sequence[View], num: int, *, is_verbose: bool = True) -> list[Table]:
     """Return tables of the properties of audits, `num` of at most 3 side by side."""
     num, tables = (num if num <= _MAX_BESIDE else 1), []
     for i in range(0, len(shown), num):
@@ -283,40 +378,6 @@ def facts_tables(
             and (len(shown) > 1 or name != "nearest")
             and (is_verbose or name in _IN_BRIEF)
         ]
-        titles = ("", *heads[i : i + num]) if len(shown) > 1 else ("", "")
-        tables.append(Table([Column(title, is_numeric=False) for title in titles], rows))
+        names = [view.title if len(shown) > 1 else "" for view in shown[i : i + num]]
+        tables.append(Table([Column(name, is_numeric=False) for name in ("", *names)], rows))
     return tables
-
-
-@group()
-def report(
-    audits: Sequence[Audit], width: int, *, is_verbose: bool = False
-) -> Iterator[RenderableType]:
-    """Describe audits for `rich`; if verbose, with all facts and the nearest weightings."""
-    shown = views(audits)
-    for view in shown:
-        notes = [
-            (f"\n{note.mark} {note.text}", _STYLES.get(note.kind, "not bold"))
-            for note in view.notes
-        ]
-        yield Text.assemble(f"{view.audit.title}: ", (view.summary, "bold"), *notes)
-    yield Text()
-    if len(shown) == 2:
-        yield from (Text(difference(*audits)), Text())
-    if len(shown) == 1:
-        yield Text(view.explanation)
-    is_wide = (width - _NAMES) // len(shown) - 2 >= _MIN_COLUMN
-    titles = [view.title for view in shown]
-    for table in facts_tables(shown, titles, len(shown) if is_wide else 1, is_verbose=is_verbose):
-        yield table.rich()
-    if is_verbose and len(shown) == 1 and view.audit.is_weighted_elbo:
-        columns = [Column("nearest named weightings"), Column("", is_numeric=False)]
-        yield Table(columns, view.nearest).rich()
-        if view.code:
-            yield Text(f"{view.factor} --html PAGE shows it as code.\n")
-
-
-def as_text(audits: Sequence[Audit], width: int = 80, *, is_verbose: bool = False) -> str:
-    file = io.StringIO()
-    Console(file=file, width=width).print(report(audits, width, is_verbose=is_verbose), crop=False)
-    return file.getvalue()

@@ -7,14 +7,13 @@
 
 Only classes that the annotation of a field admits are constructed. An abstract class admits the
 dataclasses of a table that is registered here (by `elbos.theory.names`). The same interpreter of
-annotations, `convert`, checks the arguments of functions and the fields of objects (`base.checks`).
+annotations, `decode`, checks the arguments of functions and the fields of objects (`base.checks`).
 """
 
 import ast
 import dataclasses
 import functools
 import hashlib
-import inspect
 import json
 import math
 import numbers
@@ -34,17 +33,18 @@ from typing import (
     get_type_hints,
 )
 
+from torch import Tensor
+
 from elbos import __version__
 from elbos.base import files
 from elbos.base.errors import MAX_SHOWN, shortened, suggestion
 
 MAX_INT = 2**63 - 1  # largest integer of a tensor
-# a quoted text, or FILE.py:FUNCTION
-_FUNCTION = r"""('[^']*'|"[^"]*")|[^\s'"(),=][^'"(),=]*\.py:\w+"""
+# A quoted text, or what is no Python: FILE.py:FUNCTION, and names with dashes, as cogvideox-2b.
+_TEXT = r"""('[^']*'|"[^"]*")|[^\s'"(),=][^'"(),=]*\.py:\w+|(?<![\w.])[A-Za-z]\w*(?:-[\w.]+)+"""
 _MISFIT: Any = object()
 _tables: dict[Any, Callable[[], tuple[type, ...]]] = {}
-
-
+_names: dict[Any, Callable[[], Mapping[str, Any]]] = {}
 _S = TypeVar("_S", bound="Stored")
 
 
@@ -52,9 +52,16 @@ class WrongTypeError(TypeError, ValueError):
     """Error: a value does not match its type annotation."""
 
 
-def register(annotation: Any, table: Callable[[], tuple[type, ...]]) -> None:
-    """Register the classes that a configuration may use for fields of an abstract class."""
-    _tables[annotation] = table
+def register(
+    annotation: Any,
+    table: Callable[[], tuple[type, ...]],
+    names: Callable[[], Mapping[str, Any]] = dict,
+) -> None:
+    """Register the classes that a configuration may use for fields of an abstract class.
+
+    In text, each of `names` stands for an object of these classes.
+    """
+    _tables[annotation], _names[annotation] = table, names
 
 
 # --- annotations ---------------------------------------------------------------------------------
@@ -70,16 +77,13 @@ def alternatives(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
-def options(annotation: Any) -> tuple[Any, ...]:
-    """Return the types that an annotation admits, the concrete ones of a registered class."""
-    if annotation in _tables:
-        return _tables[annotation]()
-    members = alternatives(annotation)
-    return members if len(members) == 1 else tuple(o for m in members for o in options(m))
-
-
 def classes(annotation: Any) -> dict[str, type]:
-    kinds = options(annotation)
+    """Return the dataclasses that an annotation admits, those registered for an abstract class."""
+    kinds = [
+        kind
+        for option in ([annotation] if annotation in _tables else alternatives(annotation))
+        for kind in (_tables[option]() if option in _tables else [option])
+    ]
     return {k.__name__: k for k in kinds if isinstance(k, type) and dataclasses.is_dataclass(k)}
 
 
@@ -100,72 +104,6 @@ def type_names(annotation: Any) -> str:
             names.append("None" if kind is type(None) else getattr(kind, "__name__", str(kind)))
     more = f" or {len(names) - 5} more" if len(names) > 6 else ""
     return " or ".join(names[:5] if more else names) + more
-
-
-def convert(annotation: Any, value: Any, where: str) -> Any:
-    """Return a value as its annotation says: 3 as 3.0 for a float, a list as a tuple.
-
-    Raises:
-        WrongTypeError: If the annotation does not admit the value.
-    """
-    if type(value) is annotation and annotation is not int:  # an int has to fit in a tensor
-        return value
-    for option in alternatives(annotation):
-        if (converted := _converted(option, value, where, convert)) is not _MISFIT:
-            return converted
-    return _refuse(annotation, value, where)
-
-
-def _converted(option: Any, value: Any, where: str, inner: Callable[[Any, Any, str], Any]) -> Any:
-    """Return a value as one option says, or `_MISFIT`; `inner` converts the items."""
-    origin, kinds = get_origin(option) or option, get_args(option)
-    if option is Any:
-        return value
-    if origin is Literal:
-        is_listed = any(type(value) is type(item) and value == item for item in kinds)
-        return value if is_listed else _MISFIT
-    if origin is int:
-        is_int = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        return int(value) if is_int and -MAX_INT <= value <= MAX_INT else _MISFIT
-    if origin is float:
-        is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        return float(value) if is_real else _MISFIT
-    if origin in (tuple, Sequence):
-        admitted = tuple | list if origin is tuple else Sequence
-        if not isinstance(value, admitted) or isinstance(value, str | bytes):
-            return _MISFIT
-        items = kinds[:1] * len(value) if ... in kinds or origin is Sequence else kinds
-        if len(items) != len(value):
-            return _MISFIT
-        try:
-            converted = tuple(map(inner, items, value, (where,) * len(items)))
-        except WrongTypeError:
-            return _MISFIT
-        return converted if origin is tuple else value
-    if origin is Callable:
-        return value if callable(value) else _MISFIT
-    if origin is Path:  # absolute: what is stored is read from other folders
-        return files.expanded(value) if isinstance(value, str | Path) else _MISFIT
-    origin = getattr(origin, "array_type", origin)  # jaxtyping's
-    if getattr(origin, "_is_protocol", False):
-        members = (name for name in vars(origin) if name == "__call__" or name[0] != "_")
-        return value if all(_has_member(value, name) for name in members) else _MISFIT
-    if not isinstance(origin, type | UnionType):
-        return value
-    return value if isinstance(value, origin) else _MISFIT
-
-
-def _has_member(value: Any, name: str) -> bool:
-    """Return whether an object has an attribute, without computing it if it is a property."""
-    return inspect.getattr_static(value, name, None) is not None or hasattr(value, name)
-
-
-def _refuse(annotation: Any, value: Any, where: str) -> Any:
-    what = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
-    if len(what) > MAX_SHOWN or not what.isprintable():
-        is_text = isinstance(value, str)
-        what = shortened(what) if is_text else f"of type {type(value).__name__}"
-    raise WrongTypeError(f"{where} is {what}: give an object of type {type_names(annotation)}.")
 
 
 # --- JSON ----------------------------------------------------------------------------------------
@@ -196,13 +134,16 @@ def encode(value: Any, *, has_defaults: bool = True, has_types: bool = True) -> 
             and (has_defaults or not _is_default(f, getattr(value, f.name)))
         }
         return {"type": type(value).__name__, **entries} if has_types else entries
+    if isinstance(value, Tensor):
+        return inner(value.tolist())
+    if hasattr(value, "_asdict"):
+        return inner(value._asdict())
     if isinstance(value, tuple | list):
         return [inner(item) for item in value]
     if isinstance(value, Mapping):
         return {str(name): inner(item) for name, item in value.items()}
-    if isinstance(value, Path) or value in (math.inf, -math.inf):  # JSON has no infinity
-        return str(value)
-    return value
+    is_special = isinstance(value, float) and not math.isfinite(value)  # JSON has none
+    return str(value) if is_special or isinstance(value, Path) else value
 
 
 def _is_default(field: "dataclasses.Field[Any]", value: Any) -> bool:
@@ -212,19 +153,18 @@ def _is_default(field: "dataclasses.Field[Any]", value: Any) -> bool:
 
 
 def decode(annotation: Any, value: Any, where: str = "config") -> Any:
-    """Convert JSON values back to an object of a given type.
+    """Convert JSON values, or an object, to a given type: 3 to 3.0 for a float, a list to a tuple.
 
-    The values are those of `encode`. A field with a default may be missing, as in a file older than
-    the field.
+    The JSON values are those of `encode`. A field with a default may be missing, as in a file older
+    than the field. An object of the type stays itself.
 
     Raises:
-        ValueError: If `value` does not fit the annotation; the message names the place in the file.
+        WrongTypeError: If `value` does not fit the annotation; the message names the place.
+        ValueError: If a dataclass lacks a field, has an unknown one, or refuses a value.
     """
-    admitted, kinds = options(annotation), classes(annotation)
-    if value is None and type(None) in admitted:
-        return None
-    if kinds and not isinstance(value, dict) and len(kinds) == len(admitted):
-        raise ValueError(f"{where} is {shortened(repr(value))}: {suggestion(str(value), kinds)}")
+    if type(value) is annotation and annotation is not int:  # an int has to fit in a tensor
+        return value
+    kinds = classes(annotation) if isinstance(value, dict | str) else {}
     if kinds and isinstance(value, dict):
         name = value.get("type", next(iter(kinds)) if len(kinds) == 1 else None)
         if name is None:
@@ -232,15 +172,56 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
         if not isinstance(name, str) or name not in kinds:
             raise ValueError(f"{where} is {shortened(repr(name))}: {suggestion(str(name), kinds)}")
         return _decode_fields(kinds[name], value, where)
-    for option in admitted:
-        if get_origin(option) in (dict, Mapping) and isinstance(value, dict):
-            key, kind = get_args(option)
-            return {key(name): decode(kind, v, f"{where}.{name}") for name, v in value.items()}
-        if option is float and value in ("inf", "-inf"):
-            return float(value)
-        if (converted := _converted(option, value, where, decode)) is not _MISFIT:
+    for option in alternatives(annotation):
+        if (converted := _converted(option, value, where)) is not _MISFIT:
             return converted
-    return _refuse(annotation, value, where)
+    if kinds:
+        raise WrongTypeError(f"{where} is {shortened(repr(value))}: {suggestion(value, kinds)}")
+    what = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+    if len(what) > MAX_SHOWN or not what.isprintable():
+        is_text = isinstance(value, str)
+        what = shortened(what) if is_text else f"of type {type(value).__name__}"
+    raise WrongTypeError(f"{where} is {what}: give an object of type {type_names(annotation)}.")
+
+
+def _converted(option: Any, value: Any, where: str) -> Any:
+    """Return a value as one member of a union says, or `_MISFIT`."""
+    origin, kinds = get_origin(option) or option, get_args(option)
+    origin = getattr(origin, "array_type", origin)  # jaxtyping's
+    if origin is Literal:
+        is_listed = any(type(value) is type(item) and value == item for item in kinds)
+        return value if is_listed else _MISFIT
+    if origin is int:
+        is_int = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        return int(value) if is_int and -MAX_INT <= value <= MAX_INT else _MISFIT
+    if origin is float:
+        is_special = isinstance(value, str) and value in ("inf", "-inf", "nan")  # JSON has none
+        is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        return float(value) if is_special or is_real else _MISFIT
+    if hasattr(origin, "_fields") and isinstance(value, dict) and {*value} == {*origin._fields}:
+        return origin(**{n: decode(hints(origin)[n], v, f"{where}.{n}") for n, v in value.items()})
+    if origin in (tuple, list, Sequence):
+        admitted = Sequence if origin is Sequence else tuple | list
+        if not isinstance(value, admitted) or isinstance(value, str | bytes):
+            return _MISFIT
+        items = kinds[:1] * len(value) if ... in kinds or origin is not tuple else kinds
+        if len(items) != len(value):
+            return _MISFIT
+        try:
+            converted = tuple(map(decode, items, value, (where,) * len(items)))
+        except WrongTypeError:
+            return _MISFIT
+        return value if origin is Sequence else origin(converted)
+    if origin in (dict, Mapping) and kinds and isinstance(value, Mapping):
+        return {key: decode(kinds[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin is Path:  # absolute: what is stored is read from other folders
+        return files.expanded(value) if isinstance(value, str | Path) else _MISFIT
+    if origin is Callable or getattr(origin, "_is_protocol", False):
+        is_function = origin is Callable or "__call__" in vars(origin)
+        return value if callable(value) or not is_function else _MISFIT
+    if option is Any or not isinstance(origin, type | UnionType):
+        return value
+    return value if isinstance(value, origin) else _MISFIT
 
 
 def _decode_fields(cls: type, value: dict[str, Any], where: str) -> Any:
@@ -253,9 +234,8 @@ def _decode_fields(cls: type, value: dict[str, Any], where: str) -> Any:
         f.name for f in absent if f.default is f.default_factory is dataclasses.MISSING
     ):
         raise ValueError(f"{where} lacks {', '.join(missing)}.")
-    kinds: dict[str, Any] = hints(cls)
     try:
-        return cls(**{n: decode(kinds[n], value[n], f"{where}.{n}") for n in names})
+        return cls(**{n: decode(hints(cls)[n], value[n], f"{where}.{n}") for n in names})
     except (TypeError, OverflowError) as error:
         if isinstance(error, WrongTypeError):
             raise
@@ -311,7 +291,7 @@ class Stored:
         Raises:
             ValueError: If an entry is missing or damaged, or the format is newer.
         """
-        content = without_format(convert(Mapping, data, "data"), cls.FORMAT)
+        content = without_format(decode(Mapping[str, Any], data, "data"), cls.FORMAT)
         stored = {name: value for name, value in content.items() if name not in cls.DERIVED}
         result: _S = decode(cls, stored, "it")
         return result
@@ -350,8 +330,9 @@ def parse(annotation: Any, text: str, where: str = "text", *, runs_files: bool =
 
     The expression, of calls and of bare names of classes whose fields have their defaults, is
     parsed, not evaluated. The type is a dataclass, a registered abstract class, a union or a tuple
-    of those. With `runs_files`, which is not for text read from a file, a weighting may be a
-    function in a Python file, `FILE.py:FUNCTION`, and that file is run.
+    of those; a registered name, such as that of a recipe, is its object. With `runs_files`, which
+    is not for text read from a file, a weighting may be a function in a Python file,
+    `FILE.py:FUNCTION`, and that file is run.
 
     Raises:
         OSError: If a Python file cannot be read.
@@ -365,42 +346,41 @@ def parse(annotation: Any, text: str, where: str = "text", *, runs_files: bool =
         >>> parse(tuple[Parameterization, Weighting], "V(), Sigmoid")
         (V(), Sigmoid(k=2.0))
     """
-    quoted = re.sub(_FUNCTION, lambda match: match[1] or repr(match[0]), text.strip())
+    quoted = re.sub(_TEXT, lambda match: match[1] or repr(match[0]), text.strip())
     try:
         node = ast.parse(quoted, mode="eval").body
     except (SyntaxError, ValueError):
         raise ValueError(
             f"{where} is {shortened(text)!r}: expected a class and its fields."
         ) from None
-    return decode(annotation, _as_json(annotation, node, where, runs_files), where)
+    return decode(annotation, _built(annotation, node, where, runs_files), where)
 
 
-def _as_json(annotation: Any, node: ast.expr, where: str, runs_files: bool) -> Any:
-    if get_origin(annotation) is tuple and ... not in get_args(annotation):
-        parts, kinds = node.elts if isinstance(node, ast.Tuple) else [node], get_args(annotation)
+def _built(annotation: Any, node: ast.expr, where: str, runs_files: bool) -> Any:
+    """Return what an expression stands for, to be decoded by the annotation."""
+    kinds = get_args(annotation)
+    if get_origin(annotation) is tuple:
+        parts = node.elts if isinstance(node, ast.Tuple | ast.List) else [node]
+        kinds = kinds[:1] * len(parts) if ... in kinds else kinds
         if len(parts) != len(kinds):
-            raise ValueError(
-                f"{where} is {_shown(node)!r}: expected {', '.join(map(type_names, kinds))}."
-            )
-        pairs = zip(kinds, parts, strict=True)
-        return [_as_json(kind, part, where, runs_files) for kind, part in pairs]
-    if get_origin(annotation) is tuple and classes(get_args(annotation)[0]):
-        parts = node.elts if isinstance(node, ast.Tuple) else [node]
-        return [_as_json(get_args(annotation)[0], part, where, runs_files) for part in parts]
-    if admitted := classes(annotation):
-        return _call_as_json(admitted, node, where, runs_files)
-    if (word := ast.unparse(node)) in ("inf", "-inf"):  # `repr` writes infinity so
-        return word
-    try:
-        return encode(ast.literal_eval(node))
-    except (ValueError, TypeError, SyntaxError):
-        raise ValueError(f"{_shown(node)} is no number.") from None
-
-
-def _call_as_json(admitted: dict[str, type], node: ast.expr, where: str, runs_files: bool) -> Any:
+            expected = ", ".join(map(type_names, kinds))
+            raise ValueError(f"{where} is {_shown(node)!r}: expected {expected}.")
+        return [_built(*pair, where, runs_files) for pair in zip(kinds, parts, strict=True)]
+    if not (admitted := classes(annotation)):
+        if ast.unparse(node) in ("inf", "-inf"):  # `repr` writes infinity so
+            return ast.unparse(node)
+        try:
+            return ast.literal_eval(node)
+        except (ValueError, TypeError, SyntaxError):
+            raise ValueError(f"{_shown(node)} is no number.") from None
+    is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    word = str(node.value) if isinstance(node, ast.Constant) else ast.unparse(node)
+    for objects in _names.values():
+        if type(value := objects().get(word)) in admitted.values():
+            return value
     readers = [k.from_file for k in admitted.values() if runs_files and hasattr(k, "from_file")]
-    if readers and isinstance(node, ast.Constant) and type(node.value) is str:
-        return encode(readers[0](node.value))
+    if readers and is_text and ":" in word:
+        return readers[0](word)
     function = node.func if isinstance(node, ast.Call) else node
     if not isinstance(function, ast.Name) or function.id not in admitted:
         files = " and it is no FILE.py:FUNCTION" if readers else ""
@@ -409,13 +389,13 @@ def _call_as_json(admitted: dict[str, type], node: ast.expr, where: str, runs_fi
     cls = admitted[function.id]
     positional = [f.name for f in dataclasses.fields(cls) if f.init and not f.kw_only]
     args, keywords = (node.args, node.keywords) if isinstance(node, ast.Call) else ([], [])
-    names = [*positional[: len(args)], *(keyword.arg for keyword in keywords)]
-    values = [*args, *(keyword.value for keyword in keywords)]
-    if len(names) < len(values) or None in names or len(set(names)) < len(names):
+    names = [*positional[: len(args)], *(str(keyword.arg) for keyword in keywords)]
+    parts = [*args, *(keyword.value for keyword in keywords)]
+    if len(names) < len(parts) or len(set(names)) < len(names):
         raise ValueError(f"{_shown(node)}: write each of its numbers once, with its name.")
     entries = {
-        str(name): _as_json(hints(cls).get(str(name)), value, where, runs_files)
-        for name, value in zip(names, values, strict=True)
+        name: _built(hints(cls).get(name), part, where, runs_files)
+        for name, part in zip(names, parts, strict=True)
     }
     return {"type": function.id, **entries}
 

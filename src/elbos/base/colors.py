@@ -1,37 +1,21 @@
-"""Colours and dash patterns of curves, and line samples for text that mentions a curve."""
+"""Colours of curves, and line samples for text that mentions a curve."""
 
 from typing import NamedTuple
 
-from markupsafe import Markup
-
 # Each has a contrast of 3 or more to white and to the page's black.
 COLORS = ["#3b7dd8", "#cf6a12", "#2b9a66", "#a35bd0", "#1592a5", "#a98012", "#c4548c", "#7d8590"]
-DASHES = {  # plotly's name: the lengths of SVG
-    "dash": "7 4",
-    "dot": "2 3",
-    "dashdot": "7 3 2 3",
-    "longdash": "11 4",
-    "longdashdot": "10 3 2 3",
-}
 
 
 class Swatch(NamedTuple):
-    """Legend key of a curve: a short line in the curve's colour and dash pattern.
-
-    Args:
-        color: A colour of CSS.
-        dash: "solid", or one of `DASHES`.
-    """
+    """Legend key of a curve: a short line in the curve's colour, solid or dashed."""
 
     color: str
-    dash: str = "solid"
+    is_dashed: bool = False
 
-    def html(self) -> Markup:
-        svg = Markup(
-            '<svg class="swatch" viewBox="0 0 28 8" aria-hidden="true"><path d="M0 4h28" '
-            'stroke="{}" stroke-width="3" stroke-dasharray="{}"/></svg>'
-        )
-        return svg.format(self.color, DASHES.get(self.dash, ""))
+    @property
+    def dash(self) -> str:
+        """Name of the line style in plotly."""
+        return "dash" if self.is_dashed else "solid"
 
 
 def faint(color: str, opacity: float = 0.13) -> str:

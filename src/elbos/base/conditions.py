@@ -50,11 +50,6 @@ def to_device(cond: Condition, device: torch.device) -> Condition:
     return map_tensors(lambda part: part.to(device, non_blocking=is_sent), cond)
 
 
-def cat_conds(first: Condition, second: Condition) -> Condition:
-    """Concatenate the conditioning inputs of two batches of samples."""
-    return map_tensors(lambda *parts: torch.cat(parts), first, second)
-
-
 def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " b"]) -> Condition:
     """Replace the conditioning inputs of selected samples by those of the unconditional model.
 
@@ -86,25 +81,20 @@ def is_alike(cond: Condition, other: Condition) -> bool:
     return not isinstance(other, Tensor) and bool(cond == other)
 
 
-def require_tensors(cond: Condition) -> None:
-    for part in cond.values() if isinstance(cond, Mapping) else (cond,):
-        if isinstance(part, Mapping):
-            require_tensors(part)
-        elif isinstance(part, list | tuple | np.ndarray):
-            raise ValueError(
-                f"cond holds a {type(part).__name__}: give tensors, [b, ...], or a dict of them."
-            )
+def require_tensors(cond: Condition, num: int | None = None) -> None:
+    """Raise a ValueError unless conditioning inputs are tensors, of `num` samples if that is given.
 
-
-def require_length(cond: Condition, num: int) -> None:
-    require_tensors(cond)
-
-    def require(part: Tensor) -> Tensor:
-        if part.shape[:1] != (num,):
-            raise ValueError(
-                f"cond has shape {tuple(part.shape)} for {num} samples: give one for each, "
-                f"[{num}, ...]."
-            )
-        return part
-
-    map_tensors(require, cond)
+    Values that hold for a whole batch may be of other types, but not sequences or arrays.
+    """
+    if isinstance(cond, Mapping):
+        for part in cond.values():
+            require_tensors(part, num)
+    elif isinstance(cond, list | tuple | np.ndarray):
+        raise ValueError(
+            f"cond holds a {type(cond).__name__}: give tensors, [b, ...], or a dict of them."
+        )
+    elif isinstance(cond, Tensor) and num is not None and cond.shape[:1] != (num,):
+        raise ValueError(
+            f"cond has shape {tuple(cond.shape)} for {num} samples: give one for each, "
+            f"[{num}, ...]."
+        )

@@ -6,7 +6,7 @@ import sys
 import sysconfig
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -40,7 +40,6 @@ _ADVICE = {
     errno.EIO: "the disk or its server fails, name a path on another",
     errno.EROFS: "name a path that can be written",
     errno.ENOTDIR: "a file is where a folder should be, move it away",
-    errno.ELOOP: "links lead to each other, delete them",
 }
 
 
@@ -99,13 +98,6 @@ def suggestion(word: str, names: Iterable[str]) -> str:
     num = len(choices) if len(choices) <= 8 else 5
     more = f" and {len(choices) - num} more" if num < len(choices) else ""
     return f"choose from {', '.join(choices[:num])}{more}."
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
 
 
 def is_out_of_memory(error: BaseException) -> bool:

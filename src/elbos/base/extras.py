@@ -46,11 +46,11 @@ def imported(module: str, extra: str | None = None) -> Any:
         return importlib.import_module(module)
 
 
-def shown_by(result: object, module: str = "page") -> Any:
-    """Import the module, by default `page`, that displays a result of its package.
+def shown_by(result: object, module: str = "report") -> Any:
+    """Import the module, by default `report`, that displays a result of its package.
 
-    A room has its page, figures and terminal text beside its result: `elbos.audit.result.Audit` is
-    shown by `elbos.audit.page`, whose packages are large and belong to an extra.
+    A room has its report and figures beside its result: `elbos.audit.result.Audit` is shown by
+    `elbos.audit.report`, whose packages are large and belong to an extra.
     """
     package = type(result).__module__.rpartition(".")[0]
     return imported(f"{package}.{module}", "report")

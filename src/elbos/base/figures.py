@@ -53,11 +53,12 @@ class Panel(NamedTuple):
 
 def stacked(panels: Sequence[Panel], xaxis: dict[str, Any], *, has_legend: bool) -> Figure:
     inner = sum(panel.height + _GAP for panel in panels) - _GAP
+    below = _AXIS + (_LEGEND if has_legend else 0)
     xaxis = {"anchor": _AXES[len(panels) - 1]} | xaxis
     layout = {
         "template": "elbos",
-        "height": inner + _TOP + _AXIS + _LEGEND,
-        "margin": {"l": 58, "r": 14, "t": _TOP, "b": _AXIS + _LEGEND},
+        "height": inner + _TOP + below,
+        "margin": {"l": 58, "r": 14, "t": _TOP, "b": below},
         "showlegend": has_legend,
         "legend_y": -_AXIS / inner,
         "hoversubplots": "axis",
@@ -76,10 +77,6 @@ def stacked(panels: Sequence[Panel], xaxis: dict[str, Any], *, has_legend: bool)
             fig.add_shape(type="rect", fillcolor=color, line_width=0, layer="below", **place)
         top -= panel.height + _GAP
     return fig
-
-
-def hide_legend(fig: Figure) -> None:
-    fig.update_layout(showlegend=False, height=fig.layout.height - _LEGEND, margin_b=_AXIS)
 
 
 def logsnr_axis(low: float, high: float) -> dict[str, Any]:

@@ -1,17 +1,15 @@
 """Reading and writing of tensors and JSON on disk, without running code."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from elbos.base import files
-from elbos.base.errors import flat, is_out_of_memory
 
 
 class CorruptFile(ValueError):
@@ -41,24 +39,7 @@ def unpack(content: bytes, path: Path) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = safetensors.torch.load(content)
     except (SafetensorError, KeyError, NotImplementedError) as error:  # last two: dtypes
         raise CorruptFile(f"{path} is corrupt: it holds no tensors") from error
-    return tensors
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """Open a safetensors file to read tensors on demand.
-
-    Raises:
-        OSError: If the file cannot be read, or is a pipe or a device.
-        CorruptFile: If it is not a safetensors file, or goes meanwhile; the error names `path`.
-    """
-    try:
-        with safe_open(files.regular(path), framework="pt") as file:
-            yield file
-    except (SafetensorError, RuntimeError) as error:  # torch's, which opens the file again
-        if is_out_of_memory(error):
-            raise
-        raise CorruptFile(f"{path} cannot be read as safetensors: {flat(error)}") from error
+    return dict(sorted(tensors.items()))  # safetensors' order differs from process to process
 
 
 def write_object(path: Path, content: Mapping[str, Any]) -> None:

@@ -37,8 +37,6 @@ class Purpose(IntEnum):
     NOISE = 0
     LABELS = 1
     FLIPS = 2
-    LATENTS = 3
-    HELD_OUT_LATENTS = 4
     CROPS = 5
     VALIDATION_NOISE = 7
     VALIDATION_LEVELS = 8

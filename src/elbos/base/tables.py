@@ -1,26 +1,26 @@
 """Tables, rendered for the terminal, as HTML or as Markdown.
 
-Cells are plain text, which is escaped for the output format. Only `Markup`, for HTML pages, is not
-escaped.
+Cells are plain text, which is escaped for the output format.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from html import escape
 from typing import Any
 
 import numpy as np
 import rich.table
-from markupsafe import escape
 from rich import box
 from rich.text import Text
 
 from elbos.base.colors import Swatch
 from elbos.base.errors import printable
-from elbos.base.html import Markdown, plain, render
 from elbos.base.numbers import NONE, setting
 
 BEST = "★"
+_LONG = 24  # characters; a page does not squeeze longer texts into narrow columns
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ class Column:
 
     @property
     def head(self) -> str:
-        arrow = {None: "", True: " ↓", False: " ↑"}[self.is_lower_better]
-        return self.title + arrow  # the title first: a `Markup` stays one
+        return self.title + {None: "", True: " ↓", False: " ↑"}[self.is_lower_better]
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,7 @@ class Cell:
         note: Remark shown below the value on a page, and after the value elsewhere.
         swatch: Line sample of the curve that the value belongs to.
         is_bold: Whether it is emphasized.
-        value: Sort key on a page. Default: the text.
-        kind: The class of a badge on a page: "yes" or "no". Default: no badge.
+        value: Number by which a page sorts the rows. A table with such numbers can be sorted.
     """
 
     text: str
@@ -63,13 +61,6 @@ class Cell:
     swatch: Swatch | None = None
     is_bold: bool = False
     value: float | None = None
-    kind: str = ""
-
-    @property
-    def sorts_as(self) -> str:
-        if self.value is not None:
-            return str(self.value)
-        return "" if self.text == NONE else escape(self.text).striptags()
 
 
 Row = Sequence[Cell | str]
@@ -84,6 +75,9 @@ class Table:
         rows: A cell for each column, or its text.
         caption: What the table shows.
         foot: Footer rows, which are not sorted.
+
+    Raises:
+        ValueError: If a row has more or fewer cells than there are columns.
     """
 
     columns: Sequence[Column | str]
@@ -91,9 +85,10 @@ class Table:
     caption: str = ""
     foot: Sequence[Row] = ()
 
-    @property
-    def has_head(self) -> bool:
-        return any(column.title for column in self.heads)
+    def __post_init__(self) -> None:
+        for row in (*self.rows, *self.foot):
+            if len(row) != len(self.columns):
+                raise ValueError(f"A row of {len(row)} cells, {row}, has {len(self.columns)} heads")
 
     @cached_property
     def heads(self) -> list[Column]:
@@ -124,7 +119,7 @@ class Table:
             box=box.SIMPLE,
             padding=(0, 1, 0, 0),
             pad_edge=False,
-            show_header=self.has_head,
+            show_header=any(column.title for column in self.heads),
         )
         for i, column in enumerate(self.heads):
             drawn.add_column(
@@ -138,27 +133,36 @@ class Table:
             drawn.add_row(*map(_for_terminal, row), style="dim")
         return drawn
 
-    def html(self, kind: str = "", *, is_sortable: bool = False) -> str:
-        """Render the table as HTML, with `kind` as classes for the style sheet.
+    def html(self) -> str:
+        """Render the table as HTML, in a box that scrolls if it is wider than the page."""
+        kinds = ["number" if column.is_numeric else "text" for column in self.heads]
+        parts = [f"<caption>{escape(self.caption)}</caption>"] if self.caption else []
+        if any(column.title for column in self.heads):
+            heads = zip(kinds, self.heads, strict=True)
+            texts = [f'<th class="{kind}">{escape(column.head)}</th>' for kind, column in heads]
+            parts.append(f"<thead><tr>{''.join(texts)}</tr></thead>")
+        for tag, rows in (("tbody", self.body_cells), ("tfoot", self.foot_cells)):
+            lines = []
+            for first, *rest in rows:
+                cells = zip(kinds[1:], rest, strict=True)
+                texts = [_for_html(cell, "td", kind) for kind, cell in cells]
+                lines.append(f"<tr>{_for_html(first, 'th', 'text')}{''.join(texts)}</tr>")
+            parts.append(f"<{tag}>{''.join(lines)}</{tag}>")
+        return f'<div class="scroll" tabindex="0"><table>{"".join(parts)}</table></div>'
 
-        The heads of columns of a sortable table are buttons.
-        """
-        has_numbers = any(column.is_numeric for column in self.heads[1:])
-        classes = f"{'numbers' if has_numbers else ''} {kind}".strip()
-        return render("table.html", table=self, classes=classes, is_sortable=is_sortable)
-
-    def markdown(self) -> Markdown:
+    def markdown(self) -> str:
         titles = [plain(column.head) for column in self.heads]
         is_number = [i > 0 and column.is_numeric for i, column in enumerate(self.heads)]
         rows = [list(map(_for_markdown, row)) for row in [*self.body_cells, *self.foot_cells]]
         lines = [titles, ["---:" if right else "---" for right in is_number], *rows]
         caption = f"**{plain(self.caption)}**\n\n" if self.caption else ""
-        return Markdown(caption + "\n".join(f"| {' | '.join(cells)} |" for cells in lines))
+        return caption + "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def settings(values: Mapping[str, Any]) -> Table:
+def named(values: Mapping[str, Any]) -> Table:
+    """Return a table of values by name, without a header."""
     rows = [(key.replace("_", " "), setting(value)) for key, value in values.items()]
-    return Table([Column(""), Column("", is_numeric=False)], rows)
+    return Table(["", Column("", is_numeric=False)], rows)
 
 
 def evenly(num: int, most: int) -> list[int]:
@@ -169,6 +173,16 @@ def evenly(num: int, most: int) -> list[int]:
         ([0, 3, 6, 9], [0, 1])
     """
     return sorted({round(place) for place in np.linspace(0, num - 1, most).tolist()})
+
+
+def plain(text: object) -> str:
+    """Return text on one line with Markdown characters escaped.
+
+    Examples:
+        >>> print(plain("a|b <i>*c*"))
+        a\\|b \\<i\\>\\*c\\*
+    """
+    return re.sub(r"([\\`*_<>|\[\]#~&])", r"\\\1", " ".join(str(text).split()))
 
 
 def _cells(rows: Sequence[Row]) -> list[list[Cell]]:
@@ -186,3 +200,15 @@ def _for_markdown(cell: Cell) -> str:
     text = f"**{text}**" if cell.is_bold and text else text
     note = f" ({plain(cell.note)})" if cell.note else ""
     return f"{text}{f' {BEST}' if cell.is_best else ''}{note}"
+
+
+def _for_html(cell: Cell, tag: str, kind: str) -> str:
+    text, note = escape(cell.text), escape(cell.note)
+    text = f"<strong>{text}</strong>" if cell.is_bold else text
+    if cell.swatch is not None:
+        line = "dashed" if cell.swatch.is_dashed else "solid"
+        text = f'<i style="border-top: 3px {line} {escape(cell.swatch.color)}"></i> {text}'
+    kind = "long" if len(cell.text) > _LONG else kind
+    value = "" if cell.value is None else f' data-value="{cell.value}"'
+    note = f"<small>{note}</small>" if note else ""
+    return f'<{tag} class="{kind}"{value}>{text}{BEST if cell.is_best else ""}{note}</{tag}>'

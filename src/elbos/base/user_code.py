@@ -191,7 +191,7 @@ def _is_neighbour(name: str, folder: Path) -> bool:
 def _nothing_on_stdout() -> Iterator[None]:
     sys.stdout.flush()
     stdout = os.dup(1)
-    os.dup2(2, 1)  # the output of subprocesses, too: with --json, stdout is JSON
+    os.dup2(2, 1)  # the output of libraries and subprocesses, too: with --json, stdout is JSON
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield

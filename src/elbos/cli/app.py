@@ -40,7 +40,6 @@ VERBS = {
     "evaluate": Verb(
         "Measure likelihood, loss by noise level and sample quality of models.", "evaluate"
     ),
-    "export": Verb("Export the averaged weights of a run, for diffusers or elbos."),
     "compare": Verb(
         "Train and compare objectives, with confidence intervals.",
         "evaluate",
@@ -50,10 +49,10 @@ VERBS = {
         "cli",
     ),
     "record": Verb("Run a training script, unchanged, and audit its loss.", "cli"),
-    "data": Verb("Decode images, or encode them as latents, into arrays that open at once."),
+    "data": Verb("Decode images into arrays that open at once."),
     "weightings": Verb("Print the weightings of published recipes, and where they rise.", "cli"),
 }
-PARALLEL = (["train"], ["sample"], ["evaluate"], ["record"], ["data", "encode"])
+PARALLEL = (["train"], ["sample"], ["evaluate"], ["record"])
 """Beginnings of the commands that run on several processes."""
 
 

@@ -1,8 +1,7 @@
 """`elbos audit`: kinds of audit targets, and the audit of each kind.
 
-A target is a recipe's name, a function in a Python file, the configuration of a diffusers
-scheduler, or the settings of a trainer, `TRAINER:FILE` or `TRAINER:--flags`. A function is the
-user's code, which is run (`user_code`); configurations and settings are only read.
+A target is a recipe's name, a function in a Python file, or the configuration of a diffusers
+scheduler. A function is the user's code, which is run (`user_code`); configurations are only read.
 """
 
 import json
@@ -20,13 +19,13 @@ from rich.console import Console
 
 from elbos import audit
 from elbos.adapters.diffusers import Training, loss_table, read_config
-from elbos.adapters.trainers import TRAINERS, read_settings
+from elbos.audit.report import terminal, write_page
 from elbos.audit.testing import Difference, expected_audit
-from elbos.audit.words import as_dict, report
+from elbos.audit.words import as_dict
 from elbos.base import files
 from elbos.base.checks import require_positive
 from elbos.base.errors import UsageError, printable, suggestion
-from elbos.base.extras import shown_by
+from elbos.base.extras import needs
 from elbos.base.progress import progress
 from elbos.base.user_code import as_script, code_path, load_function
 from elbos.cli.parse import parse
@@ -86,12 +85,9 @@ def _config(text: str) -> Path:
     return next((path for path in paths if path.is_file()), Path(text))
 
 
-def _kind(text: str) -> Literal["recipe", "settings", "config", "function"]:
-    name, _, source = text.partition(":")
+def _kind(text: str) -> Literal["recipe", "config", "function"]:
     if text in RECIPES:
         return "recipe"
-    if name in TRAINERS and source.strip():
-        return "settings"
     if script := re.match(r"(.*?\.py)(\s.*|$)", text):  # may have flags, or spaces in its path
         path, flags = script.groups()
         file = shlex.quote(str(files.regular(Path(path))))
@@ -103,10 +99,9 @@ def _kind(text: str) -> Literal["recipe", "settings", "config", "function"]:
         return "function"
     if text.strip() and _config(text).suffix == ".json":
         return "config"
-    names = [f"{name}:FILE"] if name in TRAINERS else [*RECIPES, *TRAINERS]
     raise ValueError(
-        f"{text or 'An empty word'} is not a FILE.py:FUNCTION, scheduler_config.json, recipe of "
-        f"`elbos weightings`, or trainer's settings: {suggestion(name, names)}"
+        f"{text or 'An empty word'} is not a FILE.py:FUNCTION, scheduler_config.json, or recipe of "
+        f"`elbos weightings`: {suggestion(text, RECIPES)}"
     )
 
 
@@ -114,13 +109,11 @@ def _kind(text: str) -> Literal["recipe", "settings", "config", "function"]:
 class Audit:
     """Measure the weighting that a training loss implies.
 
-    The loss is given as code, a trainer's settings or a recipe. Several targets are shown side by
+    The loss is given as code, a diffusers scheduler or a recipe. Several targets are shown side by
     side. For example:
 
         elbos audit train.py:loss --shape 3 32 32
         elbos audit scheduler_config.json --prediction v --snr-gamma 5
-        elbos audit "diffusers:train_text_to_image.py --snr_gamma 5"
-        elbos audit "kohya:--min_snr_gamma 5 --v_parameterization"
         elbos audit edm sd3 flow
 
     A function is called as `loss(network, x)`, with random data and a stand-in for the network, and
@@ -138,8 +131,7 @@ class Audit:
     """
 
     targets: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TARGET...")]
-    """FILE.py:FUNCTION; a scheduler_config.json or its folder; recipes of `elbos weightings`; or a
-    trainer's settings: TRAINER:FILE (TOML, YAML or JSON) or "TRAINER:--flags"."""
+    """FILE.py:FUNCTION; a scheduler_config.json or its folder; or recipes of `elbos weightings`."""
 
     json: bool = False
     """Print the result as JSON: one object, or a list of several."""
@@ -154,9 +146,6 @@ class Audit:
     within: Annotated[str, tyro.conf.arg(metavar="SHARE")] = "2%"
     """Tolerated distance from --expect, as 2% or 0.02, beyond three standard errors."""
 
-    markdown: bool = False
-    """Print the difference from --expect as a Markdown table, for a comment on a change."""
-
     verbose: bool = False
     """Print all facts, and the nearest named weightings of a single target."""
 
@@ -168,8 +157,6 @@ class Audit:
         if not kinds:
             raise ValueError("Name a target: see `elbos audit --help`.")
         _share(self.within)
-        if self.markdown and (self.expect is None or self.json):
-            raise ValueError("--markdown is for --expect, without --json: name what to expect.")
         if "function" in kinds and not self.probing.shape:
             raise ValueError("Give the shape of one sample, as in --shape 3 32 32.")
         if self.probing != Probing() and "function" not in kinds:
@@ -192,18 +179,17 @@ class Audit:
         audits = [declared.get(text) or self._measured(text) for text in self.targets]
         try:
             if page:
-                shown_by(audits[0]).write_page(
-                    audits, page, command=shlex.join(["elbos", *sys.argv[1:]])
-                )
+                with needs("report"):
+                    write_page(audits, page, command=shlex.join(["elbos", *sys.argv[1:]]))
         finally:  # minutes of work, shown even where it cannot be written
             if self.json:
                 contents = [as_dict(result) for result in audits]
                 content = contents if len(contents) > 1 else contents[0]
                 print(json.dumps(content, indent=2, allow_nan=False))  # noqa: T201
-            elif not self.markdown:
+            else:
                 width = max(Console().width, _MIN_WIDTH)
-                shown = report(audits, width, is_verbose=self.verbose)
-                Console(width=width).print(shown, crop=False)
+                shown = terminal(audits, width, is_verbose=self.verbose)
+                Console(width=width).print(shown.rich(), crop=False)
         if self.html and not self.json:
             print(f"Written to {printable(str(self.html))}.")  # noqa: T201
         if expected is None:
@@ -211,27 +197,20 @@ class Audit:
         failures = []
         for result in audits:
             difference = Difference(result, expected, _share(self.within))
-            if self.markdown:
-                print(difference.to_markdown())  # noqa: T201
             if difference.has_other_weighting:
-                what = difference.text(of_all=False).replace("\n", "; ")
+                what = str(difference).replace("\n", "; ")
                 failures.append(f"{result.title} is not weighted like {expected.title}: {what}")
         if failures:
             raise ValueError("; ".join(failures))
 
     def _declared(self, text: str) -> audit.Audit:
-        kind, (name, _, source) = _kind(text), text.partition(":")
-        if kind == "recipe":
+        if _kind(text) == "recipe":
             return audit.from_recipe(text)
-        config = read_config(_config(text)) if kind == "config" else None
+        config = read_config(_config(text))
         try:
-            if config is None:
-                result = TRAINERS[name].audit(read_settings(source))
-            else:
-                result = audit.from_table(loss_table(config, self.training))
+            result = audit.from_table(loss_table(config, self.training))
         except ValueError as error:
-            is_of_flags = kind == "settings" and "--" in source
-            raise (UsageError if is_of_flags else ValueError)(f"{text}: {error}") from error
+            raise ValueError(f"{text}: {error}") from error
         return replace(result, title=printable(text))
 
     def _measured(self, text: str) -> audit.Audit:

@@ -103,8 +103,7 @@ class Compare:
         if self.json:
             print(json.dumps(comparison.to_dict(), indent=2))  # noqa: T201
         else:
-            for part in shown_by(comparison).terminal(comparison):
-                Console().print(part, highlight=False, markup=False)
+            Console().print(shown_by(comparison).terminal(comparison).rich())
             print(printable(f"Report: {path / 'report.html'}"))  # noqa: T201
         failures = [(o.name, failure) for o in comparison.objectives for failure in o.failures]
         if failures:

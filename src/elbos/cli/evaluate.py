@@ -13,17 +13,16 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from elbos.base import files, hub
+from elbos.base import files
 from elbos.base.errors import Interrupted, printable
 from elbos.base.processes import Processes
 from elbos.base.progress import begin, progress
-from elbos.cli.latents import Latents
 from elbos.cli.parse import first_path, parse
-from elbos.cli.results import STOPPED, absolute, claim, named, require_own
+from elbos.cli.results import STOPPED, absolute, claim, require_own
+from elbos.evaluation import report
 from elbos.evaluation.config import EvaluationConfig
-from elbos.evaluation.evaluate import evaluate, require_measurable, samples_picture
+from elbos.evaluation.evaluate import evaluate, require_measurable
 from elbos.evaluation.model import Model
-from elbos.evaluation.page import evaluation_tables, level_differences, runs_table, write_page
 from elbos.evaluation.result import Evaluation
 from elbos.runs.pretrained import Pretrained, is_pipeline
 from elbos.runs.run import Run
@@ -37,9 +36,8 @@ from elbos.training.sampling import Sampling
 class Evaluate:
     """Measure likelihood, loss by noise level and sample quality of models.
 
-    A model is a run directory, the folder of a diffusers pipeline, or OWNER/NAME on the Hugging
-    Face Hub. A run is evaluated on its training data, or on data:TYPE; a pipeline needs data:TYPE.
-    For a text-to-image pipeline, see `elbos evaluate MODEL --latents CACHE --help`.
+    A model is a run directory, or the folder of a diffusers pipeline. A run is evaluated on its
+    training data, or on data:TYPE; a pipeline needs data:TYPE.
 
     Results are written to eval.json and eval.html, in the run directory or in --out. The same
     command again resumes where it was interrupted. For several models, the first's page shows the
@@ -50,8 +48,7 @@ class Evaluate:
     """
 
     models: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]
-    """Run directories, and folders that diffusers' `save_pretrained` wrote. OWNER/NAME or
-    OWNER/NAME@REVISION: on the Hugging Face Hub."""
+    """Run directories, and folders that diffusers' `save_pretrained` wrote."""
 
     data: KnownData | None = None
     """The images for the evaluation, whose training split is the reference for sample quality.
@@ -84,7 +81,7 @@ class Evaluate:
         if pipelines and self.data is None:
             raise ValueError(
                 f"{pipelines[0]} is a diffusers pipeline: give its images, as data:fashion or "
-                "data:folder --data.root PATH."
+                "data:images --data.path PATH."
             )
 
     def __call__(self) -> None:
@@ -106,28 +103,25 @@ class Evaluate:
         measured, failures = [], []
         for model, out, sampling in zip(models, outs, samplings, strict=True):
             try:
-                measured.append((*self._measure(model, out, sampling), out))
+                measured.append((self._measure(model, out, sampling), out))
             except KeyboardInterrupt:
                 raise Interrupted(STOPPED) from None
             except ValueError as error:
                 failures.append(f"{model.name}: {error}")
         if measured and processes.is_main:
-            results, pictures, folders = zip(*measured, strict=True)
-            self._report(results, folders[0] / "eval.html", pictures)
+            results, folders = zip(*measured, strict=True)
+            self._report(results, folders[0] / "eval.html")
         if failures:
             raise ValueError(" ".join(failures))
 
-    def _report(
-        self, results: Sequence[Evaluation], page: Path, pictures: Sequence[bytes | None]
-    ) -> None:
-        write_page(results, page, pictures, shlex.join(["elbos", *sys.argv[1:]]))
+    def _report(self, results: Sequence[Evaluation], page: Path) -> None:
+        report.page(results, shlex.join(["elbos", *sys.argv[1:]])).write_html(page)
         if self.json:
             content = [result.to_dict() for result in results]
             print(json.dumps(content if len(content) > 1 else content[0], indent=2))  # noqa: T201
             return
         if len(results) > 1:
-            tables = [runs_table(results), *level_differences(results)]
-            Console().print(*(table.rich() for table in tables))
+            Console().print(report.terminal_of_several(results).rich())
         print(printable(f"Written to {page}."))  # noqa: T201
 
     def _opened(self, path: Path) -> tuple[Run | Pretrained, Path]:
@@ -135,22 +129,19 @@ class Evaluate:
         out = (self.out or Path("runs") / f"evaluate-{path.resolve().name}").expanduser()
         if is_pipeline(path):
             assert self.data is not None
-            require_own(out, [name := named(path)], {"folder": name})
+            require_own(out, [name := absolute(path)], {"folder": name})
             size = {} if self.batch_size is None else {"batch_size": self.batch_size}
             return Pretrained(path, self.data, out, **size), out
         run = Run.with_function(path, self.network)
         run = run if self.data is None else run.with_data(self.data)
         if path.exists() and (self.data is None or run.directory.is_trained_on(run.dataset)):
             return run, path
-        require_own(out, [name := named(path)], {"folder": name})
+        require_own(out, [name := absolute(path)], {"folder": name})
         return run, out
 
-    def _measure(
-        self, model: Model, path: Path, sampling: Sampling
-    ) -> tuple[Evaluation, bytes | None]:
+    def _measure(self, model: Model, path: Path, sampling: Sampling) -> Evaluation:
         if not model.processes.is_main:
-            result = evaluate(model, self.config, sampling)
-            return result, samples_picture(model, self.config, sampling)
+            return evaluate(model, self.config, sampling)
         if path != Path(model.name):
             claim(path, {"folder": absolute(model.name)})
         files.require_writable(path / "eval.json")
@@ -159,23 +150,19 @@ class Evaluate:
             result = evaluate(model, self.config, sampling, partial(begin, bar))
         try:
             files.write(path / "eval.json", json.dumps(result.to_dict(), indent=2).encode())
-            picture = samples_picture(model, self.config, sampling)
         finally:  # minutes of work, shown even where it cannot be written
             if not self.json:
-                Console().print(*(table.rich() for table in evaluation_tables(result)))
+                Console().print(report.terminal(result).rich())
         if not self.json:
             print(printable(f"Written to {path / 'eval.json'}."))  # noqa: T201
-        return result, picture
+        return result
 
 
-def command(words: list[str]) -> Evaluate | Latents:
-    if any(word.partition("=")[0] == "--latents" for word in words):
-        return parse("evaluate", Latents, words)
+def command(words: list[str]) -> Evaluate:
     path = first_path("evaluate", words, "run directory, or the folder of a pipeline,")
     if path is None or is_pipeline(path):
         return parse("evaluate", Evaluate, words)
-    folder, _ = hub.resolved(path, ["*.json"])
-    if not (folder / "config.json").exists():
+    if not (path / "config.json").exists():
         raise FileNotFoundError(f"{path} is not a run directory, nor the folder of a pipeline.")
-    sampling = RunDirectory(folder).config().sampling
+    sampling = RunDirectory(path).config().sampling
     return parse("evaluate", Evaluate, words, Evaluate(models=(path,), sampling=sampling))

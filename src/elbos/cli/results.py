@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from elbos.base import files, hub
+from elbos.base import files
 from elbos.base.formats import read_object, write_object
 
 STOPPED = "Stopped: the measurements are stored, and the same command resumes."
@@ -14,7 +14,7 @@ _FILE = "model.json"
 def require_own(out: Path, models: Iterable[str], owner: dict[str, Any]) -> None:
     """Raise a ValueError unless a directory is new or holds results of this evaluation.
 
-    It has to be outside of the folders of the models, by the names of `named`. `owner` is what is
+    It has to be outside of the folders of the models, by the `absolute` paths. `owner` is what is
     evaluated.
     """
     for name in models:
@@ -34,10 +34,5 @@ def claim(out: Path, owner: dict[str, Any]) -> None:
     write_object(out / _FILE, owner)
 
 
-def named(path: Path) -> str:
-    """Return the absolute path of a model, or OWNER/NAME@COMMIT on the Hugging Face Hub."""
-    return absolute(hub.resolved(path, ["*.json"])[1])
-
-
-def absolute(name: str) -> str:
-    return str(Path(name).resolve()) if Path(name).exists() else name
+def absolute(path: Path | str) -> str:
+    return str(Path(path).resolve())

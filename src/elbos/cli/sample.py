@@ -8,8 +8,6 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from elbos.adapters.diffusers.pipeline import load_vae
-from elbos.base import hub
 from elbos.base.errors import UsageError, printable
 from elbos.base.processes import Processes
 from elbos.base.progress import progress
@@ -31,14 +29,10 @@ class Sample:
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run directory, an export, or OWNER/NAME on the Hugging Face Hub."""
+    """The run directory."""
 
     network: Annotated[str | None, tyro.conf.arg(name="network.function")] = None
     """FILE.py:FUNCTION of a user-defined network, as in its training."""
-
-    vae: str | None = None
-    """The AutoencoderKL that decodes the picture of a run on latents: a folder, or a name on the
-    Hugging Face Hub."""
 
     json: bool = False
     """Print the paths as JSON."""
@@ -53,18 +47,13 @@ class Sample:
     """Class of all samples. Default: cycle through the classes of a conditional network."""
 
     out: Path | None = None
-    """Output path without suffix; `.png` and `.npz` are added. Default: in RUN/samples, or
-    of a model on the Hub in the cache directory."""
+    """Output path without suffix; `.png` and `.npz` are added. Default: in RUN/samples."""
 
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
 
     def __call__(self) -> None:
         keep_freed_memory()
         run = Run.with_function(self.run, self.network)
-        if self.vae is not None and run.data.num_levels is not None:
-            raise ValueError(f"{run.name} was trained on images: leave --vae out.")
-        vae = None if self.vae is None else load_vae(self.vae, device=run.device)
-        decode = vae and (lambda latents: vae.decode(latents).cpu())
         is_main = Processes.joined().is_main
         with progress(Console(stderr=True, quiet=not is_main)) as bar:
             task = bar.add_task("sampling", total=self.num, unit="images", note="")
@@ -76,7 +65,6 @@ class Sample:
                 label=self.label,
                 out=self.out,
                 on_images=lambda num: bar.advance(task, num),
-                decode=decode,
             )
         if is_main:
             named = {"png": picture, "npz": archive}
@@ -90,11 +78,10 @@ def command(words: list[str]) -> Sample:
         return parse("sample", Sample, words)
     if is_pipeline(path):
         raise ValueError(
-            f"{path} is a pipeline of diffusers: sample it there (the model card of an export "
-            "shows how), or measure it with `elbos evaluate`."
+            f"{path} is a pipeline of diffusers: sample it there, or measure it with "
+            "`elbos evaluate`."
         )
-    folder, _ = hub.resolved(path, ["*.json"])
-    sampling = RunDirectory(folder).config().sampling
+    sampling = RunDirectory(path).config().sampling
     sample = parse("sample", Sample, words, Sample(run=path, sampling=sampling))
     if sample.num < 1:
         raise UsageError(f"num is {sample.num}: give a number above 0.")

@@ -15,9 +15,9 @@ from elbos.base.errors import UsageError, flat, is_out_of_memory, printable
 from elbos.base.numbers import count
 from elbos.base.user_code import code_path, line_of
 from elbos.cli.parse import parse
-from elbos.runs.fit import train
 from elbos.training.config import Config, read_config
-from elbos.training.data import Given
+from elbos.training.data.given import Given
+from elbos.training.loop import train
 from elbos.training.network import OwnNetwork
 from elbos.training.presets import SUMMARIES, Chosen, default_name, nearest_preset
 
@@ -51,7 +51,7 @@ class TrainFile:
     """
 
     config: Path
-    """The output of --dry-run, a run's config.json, or the same as TOML or YAML."""
+    """The output of --dry-run, or a run's config.json."""
 
     run: Path | None = None
     """The run directory. Default: runs/PRESET with a digest of the settings."""

@@ -11,7 +11,7 @@ from elbos.base.numbers import number
 from elbos.base.tables import Column, Table
 from elbos.cli.parse import parse
 from elbos.theory.elbo import rising_intervals
-from elbos.theory.names import code
+from elbos.theory.names import label
 from elbos.theory.recipes import FAMILIES, RECIPES
 
 
@@ -26,13 +26,14 @@ class Weightings:
         entries: dict[str, dict[str, Any]] = {}
         for name, recipe in RECIPES.items():
             low, high = recipe.schedule.logsnr_min, recipe.schedule.logsnr_max
-            rising = rising_intervals(recipe.closed_form, low, high)
+            rising = rising_intervals(recipe.weighting, low, high)
             entries[name] = {
                 "name": name,
                 "title": recipe.title,
                 "schedule": repr(recipe.schedule),
                 "parameterization": repr(recipe.parameterization),
-                "weighting": repr(recipe.closed_form),
+                "coefficient": recipe.coefficient if recipe.exact is None else None,
+                "weighting": repr(recipe.weighting),
                 "logsnr_min": low,
                 "logsnr_max": high,
                 "is_monotone": not rising,
@@ -42,7 +43,7 @@ class Weightings:
         if self.json:
             print(json.dumps(list(entries.values()), indent=2))  # noqa: T201
             return
-        titles = ("recipe", "weighting", "rises on", "reference")
+        titles = ("recipe", "schedule × prediction × coefficient", "rises on", "reference")
         columns = [Column(title, is_numeric=False) for title in titles]
         for family, names in FAMILIES.items():
             rows = []
@@ -53,8 +54,11 @@ class Weightings:
                 ]
                 papers += ["(trainers)"] * ("trainers" in recipe.reference)
                 intervals = [f"[{number(low, 3)}, {number(high, 3)}]" for low, high in rising]
-                weighting = code(recipe.closed_form, has_defaults=True)
-                rows.append((name, weighting, ", ".join(intervals) or "never", " ".join(papers)))
+                parts = label(recipe.schedule), label(recipe.parameterization), recipe.coefficient
+                rises = ", ".join(intervals) or "never"
+                product = " × ".join(parts).removesuffix(" × 1")
+                product += f", exactly {label(recipe.exact)}" if recipe.exact else ""
+                rows.append((name, product, rises, " ".join(papers)))
             caption = f"The weighting that each recipe implies: {family}"
             Console().print(Table(columns, rows, caption=caption).rich())
 

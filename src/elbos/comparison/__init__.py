@@ -3,5 +3,5 @@ metrics.
 
 `compare` trains an `experiment`, of objectives from `variants`: each `job`, started by one of the
 `executors`, writes the `scores` of a run. `statistics` tests what is significant in their
-`result`; `page`, `tables` and `figures` show it.
+`result`; `report`, `tables` and `figures` show it.
 """

@@ -9,7 +9,6 @@ DIR/
 A directory belongs to one configuration and one way of scoring; objectives and seeds may be added.
 """
 
-import itertools
 import json
 import math
 import time
@@ -26,10 +25,10 @@ from elbos.base import files
 from elbos.base.checks import typed
 from elbos.base.codec import decode, difference, digest, encode
 from elbos.base.errors import Interrupted, printable, suggestion
-from elbos.base.formats import write_object
-from elbos.base.numbers import count
+from elbos.base.formats import read_object, write_object
+from elbos.base.numbers import setting
 from elbos.base.processes import local_device
-from elbos.base.progress import LOGGER, begin, clock, progress, silent
+from elbos.base.progress import LOGGER, begin, clock, progress
 from elbos.comparison.executors import Executor, Key, Local, do_all
 from elbos.comparison.experiment import Experiment, Scoring, shared_config
 from elbos.comparison.job import Job
@@ -40,9 +39,9 @@ from elbos.evaluation.quality import REFERENCE_SPLIT
 from elbos.evaluation.reference import reference
 from elbos.theory.elbo import rising_intervals
 from elbos.training.config import Config
-from elbos.training.monitor import require_installed
+from elbos.training.data.dataset import Dataset
+from elbos.training.log import require_installed
 from elbos.training.presets import PRESETS
-from elbos.training.state import build_network, require_guidable
 
 NUM_WEIGHTS = 201  # points of the curves of weighting and density
 SETTINGS = "compare.json"
@@ -119,16 +118,64 @@ def run_experiment(
     are returned. Several commands may share the work. The report shows the command line.
     """
     dataset = experiment.config.data.load()
-    config = experiment.run_config(experiment.objectives[0], experiment.seeds[0])
-    require_installed(config.output.trackers)
-    network = build_network(config, dataset.spec)
-    for sampling in experiment.scoring.samplings.values():
-        require_guidable(config, dataset.spec, sampling)
-        sampling.logsnrs(config.schedule)  # raises for an invalid grid
+    _require_trainable(experiment, dataset)
     extractor = None
     if dataset.num_levels is not None:
         extractor = experiment.scoring.extractor.load(local_device())
     features = extractor.name if extractor else None
+    experiment = _settled(experiment, path, executor, digest(dataset.fingerprint()), features)
+    if extractor:  # compute once, with all cores, and fail before training
+        with progress(Console(stderr=True)) as bar:
+            reference(dataset, REFERENCE_SPLIT, extractor, partial(begin, bar))
+    jobs = {  # all objectives with one seed, then with the next
+        (objective.name, seed): Job(
+            path=(path / "runs" / f"{objective.name}-{seed}").absolute(),
+            config=experiment.run_config(objective, seed),
+            scoring=experiment.scoring,
+            weightings=experiment.weightings,
+        )
+        for seed in experiment.seeds
+        for objective in experiment.objectives
+    }
+    reasons = _done(jobs, executor, f"{printable(str(path))}, {experiment.config.precision}")
+    comparison = summarize(
+        experiment,
+        {key: scores for key, job in jobs.items() if (scores := job.scores())},
+        reasons,
+        name=printable(str(path)),  # the path may not be valid text
+        command=command and printable(command),
+        features=features,
+        num_levels=dataset.num_levels,
+    )
+    shown = f"samples/{next(reversed(experiment.scoring.samplings), None)}.png"
+    pictures = {
+        o.name: jobs[o.name, experiment.seeds[0]].path / shown for o in comparison.objectives
+    }
+    samples = {name: files.read(file) for name, file in pictures.items() if file.exists()}
+    text = json.dumps(comparison.to_dict(), indent=1, allow_nan=False)
+    files.write(path / "report.json", text.encode())
+    files.write(path / "report.md", comparison.to_markdown().encode())
+    comparison.to_html(path / "report.html", samples=samples)
+    return comparison
+
+
+def _require_trainable(experiment: Experiment, dataset: Dataset) -> None:
+    config = experiment.run_config(experiment.objectives[0], experiment.seeds[0])
+    require_installed(config.output.trackers)
+    config.build_network(dataset.spec)
+    for sampling in experiment.scoring.samplings.values():
+        config.require_guidable(sampling, dataset.spec)
+        sampling.logsnrs(config.schedule)  # raises for an invalid grid
+
+
+def _settled(
+    experiment: Experiment, path: Path, executor: Executor, data: str, features: str | None
+) -> Experiment:
+    """Return the experiment as all commands in its directory run it, and store its settings.
+
+    Raises:
+        ValueError: If the directory belongs to another comparison.
+    """
     files.require_folder_of(path, SETTINGS, "--out")
     path.mkdir(parents=True, exist_ok=True)
     with files.lock(path / ".lock"):
@@ -141,7 +188,7 @@ def run_experiment(
         settings = Settings(
             config=experiment.config,
             scoring=experiment.scoring,
-            data=digest(dataset.fingerprint()),
+            data=data,
             features=features,
             objectives={objective.name: objective for objective in experiment.objectives},
         )
@@ -149,107 +196,53 @@ def run_experiment(
             settings = _extended(settings, stored, path)
         write_object(path / SETTINGS, encode(settings))
         (path / "runs").mkdir(exist_ok=True)  # `_run_here` fails on machines that do not see it
-    jobs = {  # all objectives with one seed, then with the next
-        (objective.name, seed): Job(
-            path=(path / "runs" / f"{objective.name}-{seed}").absolute(),
-            config=experiment.run_config(objective, seed),
-            scoring=experiment.scoring,
-            weightings=experiment.weightings,
-        )
-        for seed in experiment.seeds
-        for objective in experiment.objectives
-    }
-    left = {key: job for key, job in jobs.items() if job.scores() is None}
-    if left:
-        num_parameters = sum(parameter.numel() for parameter in network.parameters())
-        LOGGER.info(
-            "%s",
-            f"{printable(str(path))}, {num_parameters:,} parameters, "
-            f"{experiment.config.precision}: {'resumed' if stored else 'new'}, "
-            f"{len(jobs) - len(left)} of {len(jobs)} runs done, {executor.num_workers} at once",
-        )
-        if experiment.config.long_warmup:
-            LOGGER.info("%s", f"{experiment.config.long_warmup} (--optimizer.warmup-images)")
-    start, ended = time.monotonic(), itertools.count(1)
-
-    def report_end(key: Key, reason: str | None) -> None:
-        num = next(ended)
-        num_left = len(left) - num
-        seconds = (time.monotonic() - start) / num * num_left
-        outcome = f"failed, {reason.rstrip('.')}" if reason else "done"
-        LOGGER.info(
-            "%s",
-            f"{jobs[key].path.name}: {outcome}; {len(jobs) - num_left} of {len(jobs)} runs"
-            + (f"; about {clock(seconds)} left" if num_left else ""),
-        )
-
-    try:
-        with progress(Console(stderr=True)) as bar:
-            if extractor:  # compute once, with all cores, and fail before training
-                reference(dataset, REFERENCE_SPLIT, extractor, partial(begin, bar))
-            start_task = partial(begin, bar) if left else silent
-            advance = start_task("training", len(left) * config.num_images, "images")
-            num_shown = sum(job.num_trained() for job in left.values())
-            advance(num_shown, True)
-
-            def show() -> None:
-                nonlocal num_shown
-                num = sum(job.num_trained() for job in left.values())
-                advance(num - num_shown)
-                num_shown = num
-
-            reasons = do_all(left, executor, report_end, show)
-    except KeyboardInterrupt:
-        num = sum(job.scores() is not None for job in jobs.values())
-        raise Interrupted(
-            f"Stopped with {num} of {len(jobs)} runs done: the same command resumes from there."
-        ) from None
-    comparison = summarize(
-        experiment,
-        {key: scores for key, job in jobs.items() if (scores := job.scores())},
-        reasons,
-        name=printable(str(path)),  # the path may not be valid text
-        command=command and printable(command),
-        features=features,
-        num_levels=dataset.num_levels,
-    )
-    pictures = {
-        objective.name: jobs[objective.name, experiment.seeds[0]].path / f"samples/{name}.png"
-        for objective in experiment.objectives
-        for name in list(experiment.scoring.samplings)[-1:]
-    }
-    samples = {name: files.read(file) for name, file in pictures.items() if file.exists()}
-    text = json.dumps(comparison.to_dict(), indent=1, allow_nan=False)
-    files.write(path / "report.json", text.encode())
-    files.write(path / "report.md", comparison.to_markdown().encode())
-    comparison.to_html(path / "report.html", samples=samples)
-    return comparison
+    return experiment
 
 
 def stored_settings(path: Path) -> Settings | None:
     """Return the stored settings of a comparison, or None if the directory is new."""
-    if not (path / SETTINGS).exists():
-        return None
-    try:
-        settings: Settings = decode(Settings, files.read_value(path / SETTINGS), "comparison")
-    except ValueError as error:
-        raise ValueError(
-            f"{path / SETTINGS} is damaged ({error}): restore it, or name another with --out."
-        ) from error
+    file = path / SETTINGS
+    settings: Settings | None = None
+    if file.exists():
+        settings = decode(Settings, read_object(file), str(file))
     return settings
 
 
 def _extended(settings: Settings, stored: Settings, path: Path) -> Settings:
     """Return settings with the objectives of earlier commands, too; nothing else may differ."""
-    if stored.data != settings.data:
-        raise ValueError(
-            f"{path} was started with other data: restore them, or give another --out."
-        )
     objectives = {**stored.objectives, **settings.objectives}
     before = {name: objectives[name] for name in stored.objectives}
     if changed := difference(encode(stored), encode(replace(settings, objectives=before))):
         raise ValueError(f"{path} holds a comparison with {changed}: name another one with --out.")
     return replace(settings, objectives=objectives)
+
+
+def _done(jobs: Mapping[Key, Job], executor: Executor, title: str) -> dict[Key, str]:
+    """Execute the jobs that have no scores yet, and return the reasons of failures."""
+    left = {key: job for key, job in jobs.items() if job.scores() is None}
+    num_done = f"{len(jobs) - len(left)} of {len(jobs)} runs done"
+    LOGGER.info("%s", f"{title}: {num_done}, {executor.num_workers} at once")
+    started, num_ended = time.monotonic(), 0
+    try:
+        with progress(Console(stderr=True)) as bar:
+            advance = begin(bar, "training", len(jobs), "runs")
+            advance(len(jobs) - len(left), True)
+
+            def report_end(key: Key, reason: str | None) -> None:
+                nonlocal num_ended
+                advance(1)
+                num_ended += 1
+                outcome = f"failed, {reason.rstrip('.')}" if reason else "done"
+                seconds = (time.monotonic() - started) / num_ended * (len(left) - num_ended)
+                remaining = f"{num_ended} of {len(left)}, {clock(seconds)} left"
+                LOGGER.info("%s", f"{jobs[key].path.name}: {outcome} ({remaining})")
+
+            return do_all(left, executor, report_end)
+    except KeyboardInterrupt:
+        num = sum(job.scores() is not None for job in jobs.values())
+        raise Interrupted(
+            f"Stopped with {num} of {len(jobs)} runs done: the same command resumes from there."
+        ) from None
 
 
 def summarize(
@@ -310,32 +303,14 @@ def _protocol(
     experiment: Experiment, runs: Sequence[RunScores], features: str | None
 ) -> dict[str, str]:
     scoring, config = experiment.scoring, experiment.config
-    protocol = {
-        "seeds": ", ".join(map(str, experiment.seeds)),
-        "images seen by a run": count(config.num_images),
-        "batch size": count(config.batch_size),
-        "network": repr(config.network),
-        "optimizer": repr(config.optimizer),
-        "clipping": "at a norm in proportion to the loss of the best denoiser of normal data",
-        "precision": config.precision,
-        "likelihood": f"variational bound of {count(runs[0].num_images)} test images, "
-        f"{runs[0].condition}",
-    }
-    for name in runs[0].samplers:
-        sampling = scoring.samplings[name]
-        protocol[f"{name} sampler"] = (
-            f"{sampling.sampler!r} on {sampling.grid_within(config.schedule)!r}, "
-            f"{count(sampling.num_steps, 'steps')}, "
-            f"{count(sampling.num_evaluations, 'evaluations')}"
-        )
+    shared = ("network", "optimizer", "batch_size", "precision")
+    protocol = {name: setting(getattr(config, name)) for name in shared}
+    protocol["likelihood"] = f"variational bound of test images, {runs[0].condition}"
+    protocol |= {f"{name} sampler": repr(scoring.samplings[name]) for name in runs[0].samplers}
     if features and runs[0].samplers:
-        protocol["features"] = (
-            f"{features}, {count(scoring.num_samples)} samples of each run, against train + "
-            "validation images"
-        )
-    protocol["hardware"] = ", ".join(sorted({run.machine["device"] for run in runs}))
-    versions = {f"torch {r.machine['torch']}, elbos {r.machine['elbos']}" for r in runs}
-    protocol["versions"] = ", ".join(sorted(versions))
+        protocol["features"] = f"{features}, against {REFERENCE_SPLIT} images"
+    for name in ("device", "torch", "elbos"):
+        protocol[name] = ", ".join(sorted({run.machine[name] for run in runs}))
     return protocol
 
 

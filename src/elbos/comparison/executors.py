@@ -15,7 +15,7 @@ import queue
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Event
 
 import torch
@@ -184,14 +184,13 @@ def shares(
     require_positive(
         gpus_per_run=gpus_per_run, num_workers=1 if num_workers is None else num_workers
     )
-    cores = int(sum(node.get("CPU", 0) for node in nodes))
-    most = max((int(node.get("CPU", 0)) for node in nodes), default=1)
-    jobs = [(int(n.get("CPU", 0)), int(n["GPU"]) // gpus_per_run) for n in nodes if n.get("GPU")]
-    num_jobs = sum(num for _, num in jobs)
-    if jobs and num_jobs == 0:
+    machines = [(int(n.get("CPU", 0)), int(n.get("GPU", 0)) // gpus_per_run) for n in nodes]
+    cores, num_jobs = (sum(numbers) for numbers in zip(*machines, strict=True))
+    if any(node.get("GPU") for node in nodes) and num_jobs == 0:
         raise ValueError(f"gpus_per_run is {gpus_per_run}, more than any machine has: give fewer.")
-    if jobs:
-        most = min(cpus // num for cpus, num in jobs if num)
+    most = max(cpus for cpus, _ in machines)
+    if num_jobs:
+        most = min(cpus // num for cpus, num in machines if num)
     num = num_workers or num_jobs or max(1, cores // (2 * gpus_per_run))
     return num, max(1, min(cores // num, most) // gpus_per_run)
 
@@ -202,17 +201,13 @@ def _run_here(job: Job, num_processes: int, num_threads: int) -> str | None:
 
 
 def do_all(
-    jobs: Mapping[Key, Job],
-    executor: Executor,
-    on_end: Callable[[Key, str | None], None],
-    on_wait: Callable[[], None],
+    jobs: Mapping[Key, Job], executor: Executor, on_end: Callable[[Key, str | None], None]
 ) -> dict[Key, str]:
     """Execute all training jobs, also if some fail, and return the reasons of failures.
 
-    `on_end` is called when a job has ended, with its key and the reason if it failed; `on_wait`
-    every two seconds.
+    `on_end` is called when a job has ended, with its key and the reason if it failed.
     """
-    left, reasons, stopping = dict(jobs), {}, Event()
+    left, reasons, stopping = dict(jobs), dict[Key, str](), Event()
 
     def attempt(job: Job) -> tuple[bool, str | None]:
         """Return whether a job has ended, and why it failed."""
@@ -226,17 +221,13 @@ def do_all(
     try:
         while left:
             attempts = {pool.submit(attempt, job): key for key, job in left.items()}
-            pending = set(attempts)
-            while pending:
-                ended, pending = wait(pending, _WAIT_SECONDS, FIRST_COMPLETED)
-                on_wait()
-                for done in ended:
-                    key, (has_ended, reason) = attempts[done], done.result()
-                    if reason:
-                        reasons[key] = reason
-                    if has_ended:
-                        del left[key]
-                        on_end(key, reason)
+            for done in as_completed(attempts):
+                key, (has_ended, reason) = attempts[done], done.result()
+                if reason:
+                    reasons[key] = reason
+                if has_ended:
+                    del left[key]
+                    on_end(key, reason)
             if left:  # other commands are doing these jobs
                 time.sleep(_WAIT_SECONDS)
     finally:

@@ -15,7 +15,7 @@ from elbos.evaluation.metrics import MIN_IMAGES
 from elbos.models.samplers import Sampler
 from elbos.training.choices import Weight
 from elbos.training.config import Config, Output
-from elbos.training.data import Given
+from elbos.training.data.given import Given
 from elbos.training.network import OwnNetwork
 from elbos.training.sampling import Sampling
 

@@ -6,7 +6,6 @@
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -27,15 +26,14 @@ from elbos.base.processes import Processes
 from elbos.base.progress import log_on_terminal, silent
 from elbos.comparison.experiment import Scoring
 from elbos.comparison.scores import RunScores, measure_scores, read_scores
-from elbos.runs.fit import train
 from elbos.runs.run import Run
 from elbos.training.choices import Weight
 from elbos.training.config import Config
+from elbos.training.loop import train
 
 POLL_SECONDS = 0.2  # between looks at whether a running job should stop
 _FILE = ".job.json"
 _REASON = "elbos: "
-_TAIL_BYTES = 16_384  # end of a log that is read: more than its longest line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +51,6 @@ class Job:
     def scores(self) -> RunScores | None:
         """Return the stored scores of the trained model, or None if it has none yet."""
         return read_scores(self.path, self.config, self.scoring, map(repr, self.weightings))
-
-    def num_trained(self) -> int:
-        """Return how many images the training has seen, by the end of its log."""
-        try:
-            with (self.path / "metrics.jsonl").open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
-                counts = re.findall(rb'"images": (\d+)', log.read())
-        except FileNotFoundError:
-            return 0
-        return min(int(counts[-1]), self.config.num_images) if counts else 0
 
     def is_running(self) -> bool:
         if not self.path.exists():
@@ -102,14 +90,8 @@ def run_job(
     """
     torchrun = ["torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     launcher = [*torchrun, f"--nproc-per-node={num_processes}", "-m"] if num_processes > 1 else []
-    # leave out the roles that torchrun and SLURM give this process
-    prefixes = ("SLURM_", "TORCHELASTIC_", "GROUP_", "ROLE_", "MASTER_")
-    roles = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in roles and not name.startswith(prefixes)
-    }
+    roles = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # of this process, not of those that it starts
+    inherited = {name: value for name, value in os.environ.items() if name not in roles}
     if not job.path.parent.is_dir():  # it was moved, or another machine does not have it
         return f"there is no {job.path.parent} now, or not there: name a directory that all share."
     job.path.mkdir(exist_ok=True)

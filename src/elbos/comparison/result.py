@@ -8,16 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
 from elbos.base.codec import Stored
 from elbos.base.extras import shown_by
 from elbos.comparison.statistics import Differences, differences
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 Number = float | None
 """A number; None if it is missing or NaN."""
@@ -276,27 +273,26 @@ class Comparison(Stored):
     @cached_property
     def scores(self) -> Mapping[str, Mapping[str, Score]]:
         """Scores by objective and metric."""
-        names = [o.name for o in self.complete]
-        scores: dict[str, dict[str, Score]] = {o.name: {} for o in self.objectives}
-        for name, by_metric in self.values.items():
-            for metric in self.metrics:
-                if (values := by_metric.get(metric.key)) is None:
-                    continue
-                tested = self.statistics.get(metric.key)
-                if tested is None or name not in names:
-                    scores[name][metric.key] = Score(values=values)
-                    continue
-                i, best = names.index(name), tested.best(metric.is_lower_better)
-                is_near = not tested.is_significant[best, i]
-                is_unresolved = bool(is_near and tested.is_wild[i] and i != best)
-                scores[name][metric.key] = Score(
-                    values=values,
-                    is_best=i == best,
-                    is_best_within_error=bool(is_near and not is_unresolved),
-                    is_unresolved=is_unresolved,
-                    detectable=None if i == best else float(tested.half_widths[best, i]),
-                )
-        return scores
+        return {
+            name: {m.key: self._score(name, m) for m in self.metrics if m.key in by_metric}
+            for name, by_metric in self.values.items()
+        }
+
+    def _score(self, name: str, metric: Metric) -> Score:
+        values, names = self.values[name][metric.key], [o.name for o in self.complete]
+        tested = self.statistics.get(metric.key)
+        if tested is None or name not in names:
+            return Score(values=values)
+        i, best = names.index(name), tested.best(metric.is_lower_better)
+        is_near = not tested.is_significant[best, i]
+        is_unresolved = bool(is_near and tested.is_wild[i] and i != best)
+        return Score(
+            values=values,
+            is_best=i == best,
+            is_best_within_error=bool(is_near and not is_unresolved),
+            is_unresolved=is_unresolved,
+            detectable=None if i == best else float(tested.half_widths[best, i]),
+        )
 
     @cached_property
     def differences(self) -> tuple[Difference, ...]:
@@ -323,13 +319,6 @@ class Comparison(Stored):
             is_unresolved=is_unresolved,
         )
 
-    def detectable(self, metric: Metric) -> Number:
-        """Return the median over objectives of the least significant difference from the best."""
-        if (tested := self.statistics.get(metric.key)) is None:
-            return None
-        best = tested.best(metric.is_lower_better)
-        return float(np.median(np.delete(tested.half_widths[best], best)))
-
     def table(self) -> Any:
         """Return the tidy table: a row for each objective, seed and metric, with value and error.
 
@@ -342,17 +331,12 @@ class Comparison(Stored):
             return records
         return pandas.DataFrame(records)
 
-    def plot(self) -> "Figure | None":
-        """Return a figure of ELBO and loss over log-SNR; None without scores."""
-        figure: Figure | None = shown_by(self, "figures").levels_figure(self)
-        return figure
-
     def _repr_html_(self) -> str:
         html: str = shown_by(self, "tables").results_table(self).html()
         return html
 
     def to_markdown(self) -> str:
-        text: str = shown_by(self).markdown(self)
+        text: str = shown_by(self).page(self, {}).markdown()
         return text
 
     def to_html(self, path: str | Path, samples: Mapping[str, bytes] | None = None) -> None:
@@ -361,4 +345,4 @@ class Comparison(Stored):
         Raises:
             OSError: If the page cannot be written.
         """
-        shown_by(self).write_page(self, Path(path), samples or {})
+        shown_by(self).page(self, samples or {}).write_html(path)

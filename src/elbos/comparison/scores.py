@@ -15,23 +15,20 @@ from typing import Any
 
 from elbos.base import files
 from elbos.base.codec import decode, digest, encode
-from elbos.base.progress import Start, silent
+from elbos.base.progress import Start
 from elbos.comparison.experiment import Scoring
 from elbos.comparison.result import BITS_PER_DIM, Curve, Metric, loss_key
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
 from elbos.evaluation.likelihood import conditions, measure
 from elbos.evaluation.metrics import SAMPLE_METRICS, Value, leading_distance
-from elbos.evaluation.quality import Scorer, stored_samples
+from elbos.evaluation.quality import Scorer
 from elbos.runs.run import Run
 from elbos.theory.weightings import Weighting
 from elbos.training.config import Config
-from elbos.training.data import to_unit
 from elbos.training.execution import machine
-from elbos.training.pictures import png
 from elbos.validation.measurements import MIN_PILOT_SAMPLES
 
 NUM_SHOWN = 20
-_SAMPLER_TITLES = {"heun": "Heun", "ddim": "DDIM", "unipc": "UniPC"}
 MAX_PILOT = 500  # images with 32 evaluations each, as many in total as in the rounds
 FILE = "scores.json"
 _FORMAT = 7  # version of the format: a change invalidates stored scores
@@ -106,7 +103,7 @@ def measure_scores(
         split="test",
         seed=run.config.seed,
     )
-    *_, (condition, images) = conditions(run, config, silent).items()  # given labels, if any
+    *_, (condition, images) = conditions(run, config).items()  # given labels, if any
     bound = measure(run, condition, images, config, start)
     assert bound.rounds is not None
     metrics = {BITS_PER_DIM.key: Value(bound.bits_per_dim, bound.standard_error)}
@@ -119,13 +116,11 @@ def measure_scores(
         assert scorer is not None
         quality = scorer.score(sampling, num, seed, start)
         metrics |= {metric_key(key, name): value for key, value in quality.items()}
-        x = stored_samples(run, sampling, num, seed, silent)
+        picture = scorer.picture(sampling, num, seed, NUM_SHOWN, NUM_SHOWN // 2)
         if run.processes.is_main:
-            shown = to_unit(x[:NUM_SHOWN], run.dataset.num_levels)
             run.directory.samples.mkdir(exist_ok=True)
-            picture = png(shown, num_columns=NUM_SHOWN // 2)
             files.write(run.directory.samples / f"{name}.png", picture)
-    baseline = scorer.baseline(num, start) if scorer else None
+    baseline, num_baseline = scorer.baseline(num, start) if scorer else ({}, None)
     start_time = (run.directory.path / "data.json").stat().st_mtime  # written once
     log = files.read(run.directory.path / "metrics.jsonl")
     lines = [json.loads(line) for line in log.splitlines()]
@@ -140,9 +135,9 @@ def measure_scores(
         num_images=len(images),
         metrics=metrics,
         samplers=tuple(scoring.samplings) if scorer else (),
-        baseline=baseline.scores if baseline else {},
-        num_baseline=baseline.num if baseline else None,
-        num_features=scorer.num_features if scorer else None,
+        baseline=baseline,
+        num_baseline=num_baseline,
+        num_features=scorer.reference.rows.shape[1] if scorer else None,
         elbo=Curve(x=bound.elbo.logsnr, y=bound.elbo.nats_per_dim),
         loss=Curve(x=bound.curve.logsnr, y=bound.curve.nats_per_dim),
         learning=Curve(
@@ -173,8 +168,8 @@ def measured_metrics(scores: RunScores, num_samples: int) -> tuple[Metric, ...]:
     of_samples = [
         Metric(
             key=metric_key(metric.name, sampler),
-            title=f"{metric.title}, {_SAMPLER_TITLES.get(sampler, sampler)}",
-            short=f"{metric.short}, {_SAMPLER_TITLES.get(sampler, sampler)}",
+            title=f"{metric.title}, {sampler}",
+            short=f"{metric.short}, {sampler}",
             is_lower_better=metric.is_lower_better,
             is_main=metric is leading,
             baseline=real.value if (real := scores.baseline.get(metric.name)) else None,

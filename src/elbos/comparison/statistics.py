@@ -82,16 +82,12 @@ class Differences:
         half_widths: $c_{ij} \sqrt{(v_i + v_j) / n}$: a larger difference is significant.
         residual_std: $\sqrt{\mathrm{MSE}}$ of a score, without the common effects of seeds.
         is_wild: Objectives that scatter more than ten times as much over seeds as is typical.
-        pairing: Ratio of the standard errors of a difference with independent seeds (estimated from
-            the variance within objectives) and with shared seeds. At least $\sqrt{(R-1)/R}$, and
-            1 on average if seeds have no common effect.
     """
 
     means: Float64[np.ndarray, " r"]
     half_widths: Float64[np.ndarray, "r r"]
     residual_std: float
     is_wild: Bool[np.ndarray, " r"]
-    pairing: float
 
     @property
     def is_significant(self) -> Bool[np.ndarray, "r r"]:
@@ -139,7 +135,6 @@ def differences(
             half_widths=_half_widths(scatter, excess, num_scores, num_seeds, planned),
             residual_std=math.sqrt(scatter.mse),
             is_wild=scatter.is_wild,
-            pairing=scatter.pairing,
         )
         for metric, scatter in zip(scores, scatters, strict=True)
     ]
@@ -153,7 +148,6 @@ class _Scatter:
     typical: float
     variances: Float64[np.ndarray, " r"]
     is_wild: Bool[np.ndarray, " r"]
-    pairing: float
 
     @classmethod
     def from_scores(cls, scores: Float64[np.ndarray, "r n"]) -> "_Scatter | None":
@@ -172,8 +166,7 @@ class _Scatter:
         mse = float(variances[~is_wild].mean())
         of_chance = float(scipy.stats.chi2.median(dof))
         median = float(np.median(variances[~is_wild])) * dof / of_chance or mse
-        pairing = math.sqrt(float(pool.var(1, ddof=1).mean()) / mse)
-        return cls(mse, min(mse, median), variances, is_wild, pairing)
+        return cls(mse, min(mse, median), variances, is_wild)
 
 
 def _half_widths(

@@ -25,11 +25,11 @@ import torch
 
 from elbos.base.codec import normalize, parse
 from elbos.base.errors import shortened, suggestion
-from elbos.theory import weightings
+from elbos.theory import schedules, weightings
 from elbos.theory.adaptive import Adaptive
 from elbos.theory.parameterizations import EDM, Eps, Flow, V, X
 from elbos.theory.recipes import RECIPES
-from elbos.theory.schedules import Cosine
+from elbos.theory.schedules import Cosine, Normal
 from elbos.theory.weightings import Monotone, Weighting
 from elbos.training.choices import NoiseSchedule, Prediction, Weight, require_storable
 from elbos.training.config import Config
@@ -116,36 +116,32 @@ def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> fl
     return 0.5 * losses.mean().item() * (logsnr_max - logsnr_min)
 
 
-def _published(name: str, recipe: str) -> Variant:
-    published = RECIPES[recipe]
-    return Variant(name, published.parameterization, published.schedule, published.closed_form)
-
-
 _EDM_MONOTONIC = Monotone(weightings.EDM())
+_SD3 = RECIPES["sd3"].weighting
 
 _BUILT_IN = [
     # from the paper
-    _published("iddpm", "iddpm"),
+    Variant("iddpm", Eps(), Cosine(), weightings.IDDPM()),
     *(
         Variant(f"eps-{name}-sigmoid-{k}", Eps(), schedule, weightings.Sigmoid(k=float(k)))
         for name, schedule in (("cosine", Cosine()), ("adaptive", Adaptive()))
         for k in range(1, 6)
     ),
-    _published("edm", "edm"),
+    Variant("edm", EDM(), Normal.edm(), weightings.EDM()),
     Variant("edm-adaptive", EDM(), Adaptive(), weightings.EDM()),
     Variant("edm-adaptive-sigmoid-2", EDM(), Adaptive(), weightings.Sigmoid(k=2.0)),
     Variant("edm-adaptive-monotonic", EDM(), Adaptive(), _EDM_MONOTONIC),
-    _published("v-cosine", "v-cosine"),
+    Variant("v-cosine", V(), Cosine(), weightings.Exponential()),
     Variant("v-adaptive", V(), Adaptive(), weightings.Exponential()),
     Variant("v-adaptive-sigmoid-2", V(), Adaptive(), weightings.Sigmoid(k=2.0)),
     Variant("v-adaptive-edm-monotonic", V(), Adaptive(), _EDM_MONOTONIC),
     # later ones
-    _published("flow", "flow"),
-    _published("sd3", "sd3"),
-    Variant("sd3-adaptive", Flow(), Adaptive(), weightings.LogitNormalFlow()),
-    Variant("sd3-adaptive-monotonic", Flow(), Adaptive(), Monotone(weightings.LogitNormalFlow())),
-    _published("p2", "p2-1"),
-    _published("min-snr", "min-snr-5"),
+    Variant("flow", Flow(), schedules.Flow(), weightings.Exponential()),
+    Variant("sd3", Flow(), Normal.logit_normal(), _SD3),
+    Variant("sd3-adaptive", Flow(), Adaptive(), _SD3),
+    Variant("sd3-adaptive-monotonic", Flow(), Adaptive(), Monotone(_SD3)),
+    Variant("p2", Eps(), Cosine(), weightings.P2()),
+    Variant("min-snr", X(), Cosine(), weightings.MinSNR()),
     Variant("min-snr-adaptive", X(), Adaptive(), weightings.MinSNR()),
     Variant("min-snr-adaptive-monotonic", X(), Adaptive(), Monotone(weightings.MinSNR())),
     Variant("elbo", V(), Adaptive(), weightings.ELBO()),

@@ -1,8 +1,8 @@
 """Evaluation of a trained model: likelihood, loss at every noise level, and sample quality.
 
-`evaluate` measures a `Model` as `config` says: `likelihood`, `ode`, `floor`, and `quality`, which
+`evaluate` measures a `Model` as `config` says: `likelihood`, `ode`, and `quality`, which
 scores generated samples by `metrics` against a `reference` in terms of `features`. `result`
-holds the numbers, which `page` and `figures` show.
+holds the numbers, which `report` shows.
 """
 
 from elbos.evaluation.config import EvaluationConfig, OdeConfig

@@ -6,6 +6,7 @@ from typing import Literal
 from elbos.base.checks import Typed, require_positive
 from elbos.evaluation.features import ExtractorConfig, Lite0
 from elbos.evaluation.metrics import MIN_IMAGES
+from elbos.validation.measurements import MIN_TUNING_SAMPLES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +57,6 @@ class EvaluationConfig(Typed):
 
     ode: OdeConfig = field(default_factory=OdeConfig)
 
-    floor: bool = False
-    """Also compute the irreducible loss on the training images, by noise level: minutes for 60,000
-    images of 28x28 pixels. All runs on the same data share the result."""
-
-    floor_images: int | None = None
-    """Training images to noise for the irreducible loss, at least 2; fewer images cost less and
-    give a larger standard error. Default: all."""
-
     num_samples: int = 10_000
     """Number of samples, or 0 to skip sample quality. Compare distances at equal numbers only."""
 
@@ -73,10 +66,10 @@ class EvaluationConfig(Typed):
     def __post_init__(self) -> None:
         if self.target_se is not None:
             require_positive(target_se=self.target_se)
-        for name in ("num_images", "num_pilot_images", "floor_images"):
+        for name, least in (("num_images", 2), ("num_pilot_images", MIN_TUNING_SAMPLES)):
             num = getattr(self, name)
-            if num is not None and num < 2:
-                raise ValueError(f"{name} is {num}: give at least 2, or leave it out.")
+            if num is not None and num < least:
+                raise ValueError(f"{name} is {num}: give at least {least}, or leave it out.")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
         if self.num_samples != 0 and self.num_samples < MIN_IMAGES:

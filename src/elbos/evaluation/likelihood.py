@@ -32,9 +32,9 @@ from elbos.evaluation.result import Likelihood, TheoremCheck
 from elbos.theory import weightings
 from elbos.theory.elbo import is_monotone
 from elbos.theory.weightings import WeightFunction
-from elbos.training.data import InMemory, Split
+from elbos.training.data.dataset import Split
 from elbos.training.randomness import generator
-from elbos.training.validation import BATCH_SIZE
+from elbos.training.sampling import BATCH_SIZE
 from elbos.validation import Measurements, Validation, Validator
 from elbos.validation.diagnostics import TimeIgnoredWarning
 from elbos.validation.result import NATS_PER_BIT
@@ -64,13 +64,13 @@ def chosen_images(model: Model, config: EvaluationConfig) -> tuple[Split, Int64[
     return split, torch.randperm(len(split), generator=generator(0))[:num_images]
 
 
-def conditions(model: Model, config: EvaluationConfig, start: Start) -> dict[str, Split]:
+def conditions(model: Model, config: EvaluationConfig) -> dict[str, Split]:
     """Return the images with and without class labels, as far as the network supports it."""
     split, images = chosen_images(model, config)
-    x, num_levels = model.represented(split.x[images], start)
+    x, num_levels = split.x[images], model.dataset.num_levels
     labels = None if split.labels is None else split.labels[images]
     cond = {"unconditional": None, "given_label": labels}
-    return {name: Split(InMemory(x), cond[name], num_levels) for name in model.conditions}
+    return {name: Split(x, cond[name], num_levels) for name in model.conditions}
 
 
 def measure(
@@ -102,11 +102,6 @@ def measure(
         pilot = validator.pilot(model.denoiser, num_samples=num_pilot, **settings)
         tuned = validator.tuned(pilot)
         rounds = tuned(model.denoiser, target_se=config.target_se, **settings)
-    exact = None
-    if model.mixture is not None:
-        x, component = images.x[:], images.labels
-        log_prob = model.mixture.log_prob(x.double(), component=component)
-        exact = (-log_prob / x.shape[1]).mean().item() / NATS_PER_BIT
     bits, target_se = rounds.bits, config.target_se
     return Likelihood(
         bits_per_dim=bits.mean,
@@ -115,15 +110,12 @@ def measure(
         sampling_error=bits.sampling_error,
         target_se=target_se,
         is_target_reached=None if target_se is None else bits.standard_error <= target_se,
-        nats_per_dim=rounds.nats.mean,
         decoder_bpd=rounds.decoder.mean().item() / NATS_PER_BIT,
         diffusion_bpd=rounds.diffusion.mean().item() / NATS_PER_BIT,
         prior_bpd=rounds.prior.mean().item() / NATS_PER_BIT,
-        num_rounds=rounds.decoder.shape[1],
         num_evaluations=pilot.loss.numel() + rounds.num_evaluations,
         curve=rounds.by_level,
         elbo=rounds.elbo_by_level,
-        exact_bits_per_dim=exact,
         weightings=check_theorem(pilot, rounds, model.weighting),
         ode=measure_ode(model, condition, images, rounds.bound.mean(1), config, start),
         rounds=rounds,
@@ -165,20 +157,14 @@ def check_theorem(
         loss = rounds.measurements.integral(weighting)[:num].mean(1)
         mixture = mixed_elbos(pilot, weighting, rounds.prior[:num])
         difference = loss - mixture
-        error = _standard_error(difference)
+        error = difference.std().item() / math.sqrt(num)
         check = TheoremCheck(
             name=name,
             is_monotone=is_monotone(weighting, *ends),
             loss=loss.mean().item(),
-            loss_se=_standard_error(loss),
             mixture=mixture.mean().item(),
-            mixture_se=_standard_error(mixture),
             difference_se=error,
             z=difference.mean().item() / error,
         )
         checks.append(check)
     return tuple(checks)
-
-
-def _standard_error(values: Float[Tensor, " n"]) -> float:
-    return values.std().item() / math.sqrt(len(values))

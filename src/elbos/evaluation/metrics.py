@@ -9,23 +9,18 @@ of a comparison are scored in other processes, by the metrics of this file. To a
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 from elbos.evaluation.estimators import (
     Statistics,
     frechet_distance,
     inception_score,
     kernel_distance,
-    precision_recall,
 )
 from elbos.evaluation.features import Features
 from elbos.evaluation.reference import Reference
 
 MIN_IMAGES = 20
 """The smallest number of images that can be scored: two per split of the Inception score."""
-
-MAX_MANIFOLD = 10_000
-"""The largest number of images on each side of precision and recall, which take quadratic time."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +39,11 @@ class FeatureSets:
     reference: Reference
     is_inception: bool
 
-    @cached_property
-    def precision_recall(self) -> tuple[float, float]:
-        """Improved precision and recall, on equally many samples and real images."""
-        num = num_manifold(len(self.samples.pooled), self.reference)
-        return precision_recall(self.reference.rows[:num], self.samples.pooled[:num])
-
     def inception_score(self) -> Value | None:
         """Return the Inception score of the samples; None without class logits."""
         if self.samples.logits is None:
             return None
-        return Value(inception_score(self.samples.logits)[0])
+        return Value(inception_score(self.samples.logits))
 
 
 @dataclass(frozen=True)
@@ -101,16 +90,6 @@ SAMPLE_METRICS: list[SampleMetric] = [
     FRECHET_DISTANCE,
     KERNEL_DISTANCE,
     SampleMetric(
-        *("precision",) * 3,
-        is_lower_better=False,
-        compute=lambda sets: Value(sets.precision_recall[0]),
-    ),
-    SampleMetric(
-        *("recall",) * 3,
-        is_lower_better=False,
-        compute=lambda sets: Value(sets.precision_recall[1]),
-    ),
-    SampleMetric(
         "inception_score",
         "Inception score",
         "IS",
@@ -136,8 +115,3 @@ def leading_distance(num_samples: int, num_features: int) -> SampleMetric:
 def scores(sets: FeatureSets) -> dict[str, Value]:
     values = {metric.name: metric.compute(sets) for metric in SAMPLE_METRICS}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def num_manifold(num: int, reference: Reference) -> int:
-    """Return how many samples, and as many real images, precision and recall are computed on."""
-    return min(num, len(reference.rows), MAX_MANIFOLD)

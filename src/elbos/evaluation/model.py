@@ -2,27 +2,23 @@
 
 import abc
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any, Literal, TypeVar
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from elbos.base import files
-from elbos.base.cache import cache_dir
 from elbos.base.codec import digest, encode
 from elbos.base.conditions import Condition
 from elbos.base.processes import ALONE, Processes
-from elbos.base.progress import Start
 from elbos.base.store import Store
-from elbos.evaluation.result import Origin, TrainedWith
 from elbos.theory.denoiser import Denoise
-from elbos.theory.oracles import GaussianMixture
 from elbos.theory.schedules import Schedule
 from elbos.theory.weightings import WeightFunction
-from elbos.training.data import Dataset
+from elbos.training.data.dataset import Dataset
 from elbos.training.directory import RunDirectory
 from elbos.training.execution import autocast
 from elbos.training.sampling import Sampling, sample
@@ -38,33 +34,26 @@ class Model(abc.ABC):
     Attributes:
         name: Path of the model as given by the user.
         directory: Directory for partial results of an evaluation.
-        step: Training step at which the weights were saved; None if unknown.
-        precision: Numerical precision of the network, "bf16" or "fp32".
+        step, weighting: Training step and weighting of the training; None if unknown.
+        trained: Settings of the training for reports, as far as known.
         processes: The processes that share an evaluation: this one alone unless set by `shared_by`.
-        schedule: Noise schedule with which the network was trained.
-        weighting: Weighting of the training loss; None if unknown.
-        relative_width: Width of the weights' moving average relative to training time; None if
-            unknown.
         conditions: Conditions of the network: "unconditional", "given_label" or both; none of them
             if it was trained with the user's own.
-        split: Split of the dataset whose samples are evaluated by default.
-        shape: Shape of a single sample at the network's input, without the batch axis.
+        split: Split of the dataset that is evaluated by default.
         num_classes: Number of classes; None for a network without classes.
-        origin: Origin of a model that another library trained; None for one of ours.
-        mixture: Data distribution as a Gaussian mixture; None if unknown.
+        scheduler: Class and settings of the scheduler of a diffusers pipeline; None for a run.
     """
 
     name: str
     directory: RunDirectory
     step: int | None
-    trained: TrainedWith
+    trained: Mapping[str, str | int]
     denoiser: Denoise
     device: torch.device
     precision: str
     processes: Processes = ALONE
     schedule: Schedule
     weighting: WeightFunction | None
-    relative_width: float | None
     conditions: tuple[str, ...]
     sampling: Sampling
     dataset: Dataset
@@ -72,22 +61,15 @@ class Model(abc.ABC):
     shape: tuple[int, ...]
     num_classes: int | None
     null_cond: Condition = None
-    origin: Origin | None = None
-
-    @property
-    def mixture(self) -> GaussianMixture | None:
-        return None
+    scheduler: str | None = None
 
     @abc.abstractmethod
     def identifier(self) -> dict[str, Any]:
         """Return everything on which the network's outputs depend, as JSON values."""
 
+    @abc.abstractmethod
     def require_guidable(self, sampling: Sampling) -> None:
-        if sampling.guidance != 1 and len(self.conditions) == 1:
-            raise ValueError(
-                f"guidance is {sampling.guidance}, but {self.name} has no known null class "
-                "(training with labels and a label_dropout above 0 makes one): leave guidance at 1."
-            )
+        """Raise a ValueError if samples need guidance that the network does not have."""
 
     def require_known(self, cond: Condition) -> None:
         if cond is None and "unconditional" not in self.conditions:
@@ -95,13 +77,6 @@ class Model(abc.ABC):
                 f"{self.name} was trained with a condition for every sample: give one each, as "
                 "Run.sample(num, cond=cond), or to Run.likelihood as (x, cond)."
             )
-
-    def represented(
-        self, x: Shaped[Tensor, "n *d"], start: Start
-    ) -> tuple[Shaped[Tensor, "n *e"], int | None]:
-        """Convert images to pixels or latents, with the number of pixel values or None."""
-        del start
-        return x, self.dataset.num_levels
 
     def autocast(self) -> torch.autocast:
         return autocast(self.precision, self.device)
@@ -153,17 +128,14 @@ def model_store(model: Model, name: str, **key: Any) -> Store:
     determines the numbers: the model and `key`, which is encodable by `codec.encode`. Incomplete
     files of a killed process are deleted.
     """
-    folder = model.directory.evaluation / f"{name}-{_digest(model, {**model.identifier(), **key})}"
+    of_all = key_digest(model, {**model.identifier(), **key})
+    folder = model.directory.evaluation / f"{name}-{of_all}"
     files.remove_leftovers(folder)
     return Store(folder, model.processes)
 
 
-def data_store(model: Model, name: str, **key: Any) -> Store:
-    """Return the disk cache, in the user's cache directory, for a measurement of the data alone."""
-    return Store(cache_dir() / name / _digest(model, key), model.processes)
-
-
-def _digest(model: Model, key: dict[str, Any]) -> str:
+def key_digest(model: Model, key: dict[str, Any]) -> str:
+    """Return a digest of machine, data and `key`, which names a folder of stored measurements."""
     machine = [version("elbos"), version("torch"), model.device.type]
     encoded = {name: encode(value) for name, value in key.items()}
     return digest([machine, model.dataset.fingerprint(), encoded])[:12]

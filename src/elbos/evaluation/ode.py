@@ -18,7 +18,7 @@ from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.model import Model, model_store
 from elbos.evaluation.result import OdeLikelihood
 from elbos.models.likelihood.flow import Dequantize, flow_likelihood, truncated_normal, uniform
-from elbos.training.data import Split
+from elbos.training.data.dataset import Split
 from elbos.training.randomness import generator
 from elbos.validation.result import NATS_PER_BIT
 
@@ -86,7 +86,6 @@ def measure_ode(
         num_images=num,
         dequantization=None if images.num_levels is None else ode.dequantization,
         trace=ode.trace,
-        precision="fp32",
         rtol=ode.tolerance,
         num_evaluations=int(likelihood["num_evaluations"].max()),
     )

@@ -17,22 +17,24 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from elbos.base.progress import Start
+from elbos.base.cache import cache_dir
+from elbos.base.progress import Start, silent
 from elbos.base.store import Part, Store, Tensors
 from elbos.evaluation.features import Extractor, ExtractorConfig, Features, extract
 from elbos.evaluation.features.extractor import BATCH_SIZE
-from elbos.evaluation.metrics import MIN_IMAGES, FeatureSets, Value, num_manifold, scores
-from elbos.evaluation.model import Model, class_labels, data_store, model_store, sample_batches
+from elbos.evaluation.metrics import MIN_IMAGES, FeatureSets, Value, scores
+from elbos.evaluation.model import Model, class_labels, key_digest, model_store, sample_batches
 from elbos.evaluation.reference import Reference, reference
-from elbos.evaluation.result import Baseline, SampleQuality, SamplingProtocol
-from elbos.theory.names import label
-from elbos.training.data import to_levels
+from elbos.evaluation.result import SampleQuality, SamplingProtocol
+from elbos.training.data import to_unit
+from elbos.training.data.dataset import to_levels
+from elbos.training.pictures import png
 from elbos.training.randomness import generator
 from elbos.training.sampling import BATCH_SIZE as NUM_AT_ONCE
 from elbos.training.sampling import Sampling, num_batches
 
 REFERENCE_SPLIT = "train+val"
-BASELINE_SPLIT = "test"
+NUM_SHOWN = 100  # samples in the picture
 FORMAT = 3  # version of stored samples: a change generates all samples again
 
 
@@ -77,10 +79,6 @@ class Scorer:
         real = reference(model.dataset, REFERENCE_SPLIT, extractor, start, model.processes)
         return cls(model, extractor, real)
 
-    @property
-    def num_features(self) -> int:
-        return self.reference.rows.shape[1]
-
     def score(self, sampling: Sampling, num: int, seed: int, start: Start) -> dict[str, Value]:
         """Return the scores of generated samples by metric."""
         x = stored_samples(self.model, sampling, num, seed, start)
@@ -88,30 +86,27 @@ class Scorer:
         store = model_store(self.model, "features", samples=FORMAT, **self._key, **key)
         return self._scores(x, store, "samples", start)
 
-    def baseline(self, num: int, start: Start) -> Baseline:
-        """Score at most `num` real test images as a baseline; too few images give no scores."""
+    def baseline(self, num: int, start: Start) -> tuple[dict[str, Value], int]:
+        """Return the scores of at most `num` real test images, none of too few; their number."""
         test = self.model.dataset.test.x
         x = test[torch.randperm(len(test), generator=generator(0))[:num]]
         values: dict[str, Value] = {}
         if len(x) >= MIN_IMAGES:
-            store = data_store(self.model, "baselines", num=len(x), **self._key)
-            values = self._scores(x, store, f"{BASELINE_SPLIT} images", start)
-        return Baseline(split=BASELINE_SPLIT, num=len(x), scores=values)
+            key = key_digest(self.model, {"num": len(x), **self._key})
+            store = Store(cache_dir() / "baselines" / key, self.model.processes)
+            values = self._scores(x, store, "test images", start)
+        return values, len(x)
 
     def quality(self, sampling: Sampling, num: int, seed: int, start: Start) -> SampleQuality:
         """Return the scores of generated samples and of real images, and how they were measured."""
         trained = self.model.schedule
         protocol = SamplingProtocol(
             extractor=self.extractor.name,
-            reference=self.reference.split,
+            reference=REFERENCE_SPLIT,
             num_reference=self.reference.statistics.num,
-            num_features=self.num_features,
-            num_kernel_reference=len(self.reference.rows),
-            num_precision_recall=num_manifold(num, self.reference),
+            num_features=self.reference.rows.shape[1],
             sampler=repr(sampling.sampler),
-            sampler_label=label(sampling.sampler),
             grid=repr(sampling.grid_within(trained)),
-            grid_label=label(sampling.grid),
             num_steps=sampling.num_steps,
             num_evaluations=sampling.num_evaluations,
             guidance=sampling.guidance,
@@ -119,7 +114,21 @@ class Scorer:
             seed=seed,
         )
         scores = self.score(sampling, num, seed, start)
-        return SampleQuality(protocol=protocol, scores=scores, baseline=self.baseline(num, start))
+        baseline, num_baseline = self.baseline(num, start)
+        return SampleQuality(
+            protocol=protocol,
+            scores=scores,
+            baseline=baseline,
+            num_baseline=num_baseline,
+            picture=self.picture(sampling, num, seed, NUM_SHOWN, self.model.num_classes),
+        )
+
+    def picture(
+        self, sampling: Sampling, num: int, seed: int, num_shown: int, num_columns: int | None
+    ) -> bytes:
+        """Return a PNG image of the first samples."""
+        x = stored_samples(self.model, sampling, num, seed, silent)[:num_shown]
+        return png(to_unit(x, self.model.dataset.num_levels), num_columns=num_columns)
 
     @cached_property
     def _key(self) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from elbos.base import files
 from elbos.base.codec import Stored
 from elbos.base.extras import shown_by
 from elbos.evaluation.metrics import SAMPLE_METRICS, SampleMetric, Value, leading_distance
-from elbos.theory.floor import Floor
 from elbos.validation import Curve, Estimate, Validation
 from elbos.validation.result import NATS_PER_BIT
 
@@ -34,9 +33,7 @@ class TheoremCheck:
     name: str
     is_monotone: bool
     loss: float
-    loss_se: float
     mixture: float
-    mixture_se: float
     difference_se: float
     z: float
 
@@ -64,7 +61,6 @@ class OdeLikelihood:
     num_images: int
     dequantization: str | None
     trace: str
-    precision: str
     rtol: float
     num_evaluations: int
 
@@ -80,7 +76,6 @@ class Likelihood:
         target_se: The requested standard error, or None; see `is_target_reached`.
         decoder_bpd, diffusion_bpd, prior_bpd: The terms of the bound, in bits/dim.
         curve, elbo: The loss at each noise level; the negative ELBO of data noised to each level.
-        exact_bits_per_dim: The exact negative log-likelihood; None if unknown.
         ode: The ODE likelihood; None if not measured.
         rounds: The losses of each image; None if read from a file, which does not hold them.
     """
@@ -91,32 +86,17 @@ class Likelihood:
     sampling_error: float
     target_se: float | None
     is_target_reached: bool | None
-    nats_per_dim: float
     decoder_bpd: float
     diffusion_bpd: float
     prior_bpd: float
-    num_rounds: int
     num_evaluations: int
     curve: Curve
     elbo: Curve
-    exact_bits_per_dim: float | None = None
     weightings: tuple[TheoremCheck, ...] = ()
     ode: OdeLikelihood | None = None
     rounds: Validation | None = field(
-        default=None,
-        repr=False,
-        compare=False,
-        metadata={"is_stored": False},
+        default=None, repr=False, compare=False, metadata={"is_stored": False}
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Baseline:
-    """Sample-quality scores of real held-out images, empty if these are too few."""
-
-    split: str
-    num: int
-    scores: Mapping[str, Value]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +104,8 @@ class SamplingProtocol:
     """Settings with which samples were generated and scored.
 
     Attributes:
-        reference: Split of the real images, `num_reference` in number; the kernel distance uses
-            `num_kernel_reference`, precision and recall `num_precision_recall` on either side.
+        reference: Split of the real images, `num_reference` in number; the kernel distance uses at
+            most 60,000 of them.
         num_evaluations: Network evaluations per sample.
         guidance: Guidance scale, 1 without guidance.
     """
@@ -134,12 +114,8 @@ class SamplingProtocol:
     reference: str
     num_reference: int
     num_features: int
-    num_kernel_reference: int
-    num_precision_recall: int
     sampler: str
-    sampler_label: str
     grid: str
-    grid_label: str
     num_steps: int
     num_evaluations: int
     guidance: float
@@ -149,16 +125,24 @@ class SamplingProtocol:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleQuality:
-    """Sample-quality scores of one model and of real images, by the metric's name."""
+    """Sample-quality scores of one model, and of real test images, by the metric's name.
+
+    There are `num_baseline` test images; too few have no scores. `picture` is a PNG image of some
+    samples; None if read from a file, which does not hold it.
+    """
 
     protocol: SamplingProtocol
     scores: Mapping[str, Value]
-    baseline: Baseline
+    baseline: Mapping[str, Value]
+    num_baseline: int
+    picture: bytes | None = field(
+        default=None, repr=False, compare=False, metadata={"is_stored": False}
+    )
 
     @property
     def metrics(self) -> list[SampleMetric]:
         """Metrics that were computed for the samples, the primary distance first."""
-        num = min(self.protocol.num_samples, self.baseline.num)
+        num = min(self.protocol.num_samples, self.num_baseline)
         leading = leading_distance(num, self.protocol.num_features)
         measured = [metric for metric in SAMPLE_METRICS if metric.name in self.scores]
         return sorted(measured, key=lambda metric: metric is not leading)
@@ -168,42 +152,10 @@ class SampleQuality:
 
         A metric that depends on the number of images needs as many test images as samples.
         """
-        is_comparable = self.baseline.num >= self.protocol.num_samples
+        is_comparable = self.num_baseline >= self.protocol.num_samples
         if metric.depends_on_num and not is_comparable:
             return None
-        return self.baseline.scores.get(metric.name)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainedWith:
-    """Training settings of a model in a report; unknown ones of a pretrained model are None."""
-
-    weighting: str | None = None
-    schedule: str | None = None
-    parameterization: str
-    network: str
-    num_parameters: int
-    optimizer: str | None = None
-    images_seen: int | None = None
-    batch_size: int | None = None
-    precision: str | None = None
-    data: str | None = None
-    seed: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """Origin of a model that another library trained.
-
-    Attributes:
-        scheduler: Class and settings of the scheduler, which define the network's input at each
-            noise level.
-        latents: Class of the encoder, if the likelihood is that of latents; None for images.
-    """
-
-    format: str
-    scheduler: str
-    latents: str | None
+        return self.baseline.get(metric.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,26 +164,21 @@ class Protocol:
 
     Attributes:
         num_levels: Number of pixel values that the decoder distinguishes; None for continuous data.
-        weights_relative_width: Relative width of the weights' moving average, as in EDM2; None if
-            unknown.
-        num_pilot_images: Images in the pilot, with `num_pilot_levels` noise levels each.
-        num_round_levels: Noise levels per image in a round.
+        scheduler: Class and settings of a diffusers scheduler, which define the network's input at
+            each noise level; None for a run.
     """
 
     data: str
     data_sha256: str
     num_levels: int | None
-    weights_relative_width: float | None
     logsnr_min: float
     logsnr_max: float
     num_pilot_images: int
-    num_pilot_levels: int
-    num_round_levels: int
     precision: str
     seed: int
     device: str
     versions: Mapping[str, str]
-    origin: Origin | None = None
+    scheduler: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,25 +187,23 @@ class Evaluation(Stored):
 
     Attributes:
         run: The run directory, or the folder of the model.
-        step: Training step of the checkpoint, also in images, `images_seen`; None if unknown.
+        step: Training step of the checkpoint; None if unknown.
+        trained: Settings of the training, as far as known.
         split: The split of the measured images, `num_images` in number.
         num_evaluations: Number of network evaluations for all likelihoods.
         results: Likelihoods by condition: "unconditional", "given_label", or both.
         quality: Sample quality; None if not measured.
-        floors: Irreducible losses on the training images, by condition; None if not computed.
     """
 
     run: str
     step: int | None
-    images_seen: int | None
-    trained: TrainedWith
+    trained: Mapping[str, str | int]
     split: str
     num_images: int
     num_evaluations: int
     results: Mapping[str, Likelihood]
     quality: SampleQuality | None
     protocol: Protocol
-    floors: Mapping[str, Floor] | None = None
 
     def __repr__(self) -> str:
         bits = ", ".join(
@@ -267,16 +212,6 @@ class Evaluation(Stored):
         )
         return f"Evaluation({self.run!r}, {self.num_images} images, {bits})"
 
-    @property
-    def images(self) -> str:
-        """Name of the measured images: "test images", or "images" of all splits."""
-        return "images" if self.split == "all" else f"{self.split} images"
-
-    @property
-    def is_of_latents(self) -> bool:
-        """Return whether the likelihood is that of latents, known up to a constant."""
-        return self.protocol.origin is not None and self.protocol.origin.latents is not None
-
     def difference(self, other: "Evaluation") -> dict[str, Estimate]:
         """Estimate the paired difference between the bounds of two models on the same images.
 
@@ -284,14 +219,9 @@ class Evaluation(Stored):
         image is under any model is common to both, so that most of the variance cancels.
 
         Raises:
-            ValueError: If the images differ, the likelihoods are of latents, or an evaluation was
-                read from a file: evaluate again, which resumes.
+            ValueError: If the images differ, or an evaluation was read from a file: evaluate again,
+                which resumes.
         """
-        if self.is_of_latents or other.is_of_latents:
-            raise ValueError(
-                "likelihoods of latents of two encoders have no difference: compare models of one "
-                "encoder with elbos evaluate MODEL... --latents CACHE."
-            )
         images = [(e.split, e.num_images, e.protocol.data_sha256) for e in (self, other)]
         if images[0] != images[1]:
             raise ValueError("the two evaluations are of other images: evaluate on the same data.")
@@ -317,7 +247,7 @@ class Evaluation(Stored):
         """
         curves = {}
         for name in self.difference(other):
-            rounds = [evaluation.results[name].rounds for evaluation in (self, other)]
+            rounds = (evaluation.results[name].rounds for evaluation in (self, other))
             first, second = (each.measurements for each in rounds if each is not None)
             low = max(first.schedule.logsnr_min, second.schedule.logsnr_min)
             high = min(first.schedule.logsnr_max, second.schedule.logsnr_max)
@@ -348,18 +278,17 @@ class Evaluation(Stored):
 
     def plot(self) -> "Figure":
         """Plot the loss and the ELBO of noisy data over log-SNR."""
-        figure: Figure = shown_by(self, "figures").curves_figure(self)
+        figure: Figure = shown_by(self).curves_figure(self)
         return figure
 
-    def to_html(
-        self, path: Path | str, *, samples: bytes | None = None, command: str | None = None
-    ) -> None:
+    def to_html(self, path: Path | str, *, command: str | None = None) -> None:
         """Write the evaluation as a self-contained HTML page, with samples and the command line.
 
         Raises:
             OSError: If the page cannot be written; the message names `path`.
         """
-        shown_by(self).write_page([self], Path(path), [samples], command)
+        shown_by(self).page([self], command).write_html(path)
 
     def _repr_html_(self) -> str:
-        return "".join(table.html() for table in shown_by(self).evaluation_tables(self))
+        html: str = shown_by(self).runs_table([self]).html()
+        return html

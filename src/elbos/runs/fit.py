@@ -1,13 +1,10 @@
-r"""Training functions: `train` for a configuration, `fit` for a user-defined network and dataset.
+r"""Training of a user-defined network on a user-defined dataset.
 
-    run = elbos.fit(network, dataset, objective, run="runs/mine", num_images=1_000_000)
-    x = run.sample(64)
-
-Both use the same `Trainer`, and the same call again resumes either.
+run = elbos.fit(network, dataset, objective, run="runs/mine", num_images=1_000_000)
+x = run.sample(64)
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +12,19 @@ from torch import nn
 
 from elbos.base.checks import typed
 from elbos.base.conditions import Condition
-from elbos.base.processes import Processes
-from elbos.base.sharing import naming_lost_processes
+from elbos.base.errors import Diverged, Interrupted
+from elbos.base.processes import Processes, naming_lost_processes
 from elbos.runs.run import Run
 from elbos.theory.objective import Objective
-from elbos.theory.tabulated import Tabulated
+from elbos.theory.weightings import Tabulated
+from elbos.training import checkpoint
 from elbos.training.choices import require_storable
 from elbos.training.config import Averaging, Config, Execution, Optimizer, Output, Precision
-from elbos.training.data import Given, GivenData, Samples
+from elbos.training.data.given import Given, GivenData
 from elbos.training.directory import RunDirectory, require_same_data
-from elbos.training.execution import keep_freed_memory, resolved
-from elbos.training.monitor import OnImages, require_installed
+from elbos.training.loop import OnImages, train
 from elbos.training.network import OwnNetwork, require_storable_state
 from elbos.training.sampling import Sampling
-from elbos.training.trainer import Trainer
-
-
-@naming_lost_processes()
-def train(config: Config, path: Path | str, on_images: OnImages = lambda _: None) -> None:
-    """Train a model from a configuration.
-
-    The training resumes from the latest checkpoint in the run directory, if there is one.
-
-    Args:
-        config: The configuration.
-        path: The run directory, created if missing.
-        on_images: Called with the number of images seen, after each step.
-
-    Raises:
-        ValueError: If the directory holds another configuration or is in use, or the data or the
-            latest checkpoint are unusable.
-        Diverged: If a loss or gradient is not finite; the latest checkpoint precedes the
-            divergence.
-        Interrupted: On SIGINT or SIGTERM, with a checkpoint written.
-        OSError: If a file cannot be written; the latest checkpoint is complete.
-    """
-    _train(config, RunDirectory(Path(path)), config.data.load, on_images)
 
 
 @typed
@@ -92,8 +66,9 @@ def fit(
             weights and changes them in place. On several processes, training starts from the
             weights of the main process, and the network has to call each of its layers in every
             forward pass, without writing to its weights. With sharding (`execution.shard_size`
-            above 1) a copy is trained: your network receives the weights when training ends, also
-            if it is stopped or diverges, and `on_images` sees the initial weights.
+            above 1) a copy is trained: your network receives the weights of the last
+            checkpoint when training ends, also if it is stopped or diverges, and `on_images` sees
+            the initial weights.
         dataset: A dataset with a length and items `dataset[i]`, which are `x` or `(x, cond)`: `x` a
             tensor of numbers from -1 to 1, `cond` a class label, a tensor, or a dict of tensors.
             Augmentation may use torch's random numbers, which are seeded for each batch. A resumed
@@ -128,9 +103,10 @@ def fit(
         on_images: Called with the number of images seen, after each step.
 
     Raises:
-        ValueError: If an argument is of another type, data, network, objective and settings do not
-            fit each other, as far as a few samples tell, the network's weights or the objective
-            cannot be stored, or the directory is of another run. Nothing is written then.
+        ValueError: If an argument is of another type, data, objective and settings do not fit each
+            other, as far as a few samples tell, the network's weights or the objective cannot be
+            stored, or the directory is of another run. Nothing is written then. A network that
+            does not fit the data fails by its own error, in the first step.
         Diverged, Interrupted, OSError: As `train` does.
 
     Examples:
@@ -174,32 +150,18 @@ def fit(
         precision=precision,
         seed=seed,
     )
-    directory = RunDirectory(Path(run))
-    require_same_data(data, Processes.joined(config.execution.timeout_hours))
-    _train(config, directory, lambda: data, on_images, network=network, num_workers=num_workers)
-    return Run(directory.path, network, null_cond=null_cond)
-
-
-def _train(
-    config: Config,
-    run: RunDirectory,
-    load: Callable[[], Samples],
-    on_images: OnImages,
-    **arguments: Any,
-) -> None:
-    require_installed(config.output.trackers)
-    processes = Processes.joined(config.execution.timeout_hours)
-    if processes.device.type == "cpu":
-        keep_freed_memory()
-    config = resolved(config, run, processes)
-    trainer = Trainer(config, run, load(), processes, **arguments)  # raises before it writes
-    with ExitStack() as stack:
-
-        def claimed() -> None:
-            if processes.is_main:
-                stack.enter_context(run.lock())
-                run.claim(config, trainer.data)
-
-        processes.together(claimed)
-        trainer.train(on_images)
-        processes.wait()  # the main process writes the last things
+    require_same_data(data, Processes.joined())
+    trained = network
+    if config.execution.shard_size > 1:  # the user's network stays unsharded
+        trained = copy.deepcopy(network)
+    ended: Diverged | Interrupted | None = None
+    try:
+        train(config, run, on_images, data=data, network=trained, num_workers=num_workers)
+    except (Diverged, Interrupted) as error:
+        ended = error
+    newest = checkpoint.latest(RunDirectory(Path(run)).checkpoints)
+    if trained is not network and newest is not None:
+        network.load_state_dict(checkpoint.read(newest, "network")[1]["network"])
+    if ended is not None:
+        raise ended
+    return Run(run, network, null_cond=null_cond)

@@ -10,32 +10,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from elbos.base import files, hub
-from elbos.base.cache import cache_dir
+from elbos.base import files
 from elbos.base.checks import require_positive, typed
-from elbos.base.conditions import Condition, is_alike, require_length
+from elbos.base.conditions import Condition, is_alike, require_tensors
 from elbos.base.errors import explained
 from elbos.base.items import Items, first_item
 from elbos.base.processes import local_device
 from elbos.base.progress import Start, silent
 from elbos.evaluation import Evaluation, EvaluationConfig, evaluate
 from elbos.evaluation.model import Model, class_labels, sample_batches
-from elbos.evaluation.result import TrainedWith
 from elbos.models.samplers import Sampler
 from elbos.theory.denoiser import Denoiser
-from elbos.theory.oracles import GaussianMixture
 from elbos.theory.weightings import WeightFunction
-from elbos.training import checkpoint, exported
-from elbos.training.data import Dataset, Given, KnownData, Toy, digest_of
-from elbos.training.data.dataset import without_downloads
-from elbos.training.data.folder import measured_split
-from elbos.training.data.pack import fitted
+from elbos.training import checkpoint
+from elbos.training.data import KnownData
+from elbos.training.data.dataset import Dataset, Subset, digest_of, without_downloads
+from elbos.training.data.given import Given
+from elbos.training.data.images import fitted, measured_split
 from elbos.training.directory import RunDirectory
 from elbos.training.network import OwnNetwork
 from elbos.training.randomness import generator
-from elbos.training.sampling import Sampling
-from elbos.training.state import build_network, require_dtypes, require_guidable, uses_labels
-from elbos.training.validation import BATCH_SIZE, Subset
+from elbos.training.sampling import BATCH_SIZE, Sampling
 from elbos.validation import Validation, Validator
 
 
@@ -43,15 +38,15 @@ class Run(Model):
     """Trained model with the averaged weights at one checkpoint of a run directory.
 
     Args:
-        path: The run directory, or an export of a run (`elbos export`), which may be OWNER/NAME or
-            OWNER/NAME@REVISION on the Hugging Face Hub.
+        path: The run directory. Of a run that was handed on, config.json, data.json and the
+            ema.safetensors and manifest.json of a checkpoint are enough.
         network: A network of the trained class, if it is user-defined; a copy receives the weights.
             Default: the network that the configuration describes.
         step: The step of a stored checkpoint (`--output.num-kept`). Default: the latest.
         null_cond: The null (unconditional) condition for classifier-free guidance (see `fit`).
 
     Attributes:
-        name: The path of the run directory, or OWNER/NAME@COMMIT on the Hugging Face Hub.
+        name: The path of the run directory.
         directory: The run directory.
         config: The configuration of the training, with `schedule`, `sampling` and `weighting`.
         data: Shape, number of pixel values and number of classes of the data.
@@ -86,30 +81,25 @@ class Run(Model):
         step: int | None = None,
         null_cond: Condition = None,
     ) -> None:
-        folder, self.name = hub.resolved(path, exported.ON_HUB)
-        is_local = folder == Path(path)
-        results = None if is_local else cache_dir() / "hub" / self.name
-        self.directory, self.null_cond = RunDirectory(folder, results), null_cond
+        self.name, self.directory, self.null_cond = str(path), RunDirectory(Path(path)), null_cond
         self.config = config = self.directory.config()
         self.schedule, self.sampling = config.schedule, config.sampling
         self.weighting = config.weighting
-        self.precision, self.relative_width = config.precision, config.averaging.relative_width
+        self.precision = config.precision
         self.source: KnownData | Given = config.data
-        # the Hub's client links to its cache
-        files.require_plain(self.directory.path, may_link=not is_local)
+        files.require_plain(self.directory.path)
         self.device = local_device()
         self.data = self.directory.data_spec()
-        self.shape, self.has_labels = tuple(self.data.shape), uses_labels(config, self.data)
+        self.shape, self.has_labels = tuple(self.data.shape), config.uses_labels(self.data)
         self.num_classes = self.data.num_classes if self.has_labels else None
         if null_cond is not None:
             self.directory.require_null(null_cond)
         if network is None:
-            self.network = build_network(config, self.data).to(self.device)
+            self.network = config.build_network(self.data).to(self.device)
         else:
             self.network = copy.deepcopy(network).to(self.device)
-        self.step, weights = exported.averaged(self.directory, step)
-        with checkpoint.belonging(folder):
-            require_dtypes({"ema": weights}, {"ema": self.network.state_dict()})
+        self.step, weights = checkpoint.averaged(self.directory.checkpoints, step)
+        with checkpoint.belonging(self.directory.path):
             self.network.load_state_dict(weights)
         self.network.eval().requires_grad_(False)
         self.denoiser = Denoiser(self.network, config.parameterization)
@@ -117,19 +107,15 @@ class Run(Model):
         self.conditions = ("unconditional",) * is_dropped + ("given_label",) * self.has_labels
         if (self.directory.read("data.json") or {}).get("has_cond"):  # any condition of `fit`
             self.conditions = ()
-        self.trained = TrainedWith(
-            weighting=repr(config.weighting),
-            schedule=repr(config.schedule),
-            parameterization=repr(config.parameterization),
-            network=repr(config.network),
-            num_parameters=sum(p.numel() for p in self.network.parameters()),
-            optimizer=repr(config.optimizer),
-            images_seen=self.step * config.batch_size,
-            batch_size=config.batch_size,
-            precision=config.precision,
-            data=repr(config.data),
-            seed=config.seed,
-        )
+        objective = ("weighting", "schedule", "parameterization")
+        settings = (*objective, "network", "optimizer", "averaging", "data", "precision")
+        self.trained = {
+            **{name: str(getattr(config, name)) for name in settings},
+            "num_parameters": sum(p.numel() for p in self.network.parameters()),
+            "images_seen": self.step * config.batch_size,
+            "batch_size": config.batch_size,
+            "seed": config.seed,
+        }
 
     def __repr__(self) -> str:
         return f"Run({self.name!r}, step={self.step})"
@@ -139,12 +125,12 @@ class Run(Model):
         """Load a trained model whose network is built by FILE.py:FUNCTION."""
         if function is None:
             return cls(path)
-        directory = RunDirectory(hub.resolved(path, exported.ON_HUB)[0])
+        directory = RunDirectory(path)
         config, data = directory.config(), directory.data_spec()
         if not isinstance(config.network, OwnNetwork):
             raise ValueError(f"The network of {path} is not user-defined: give no function.")
         config = replace(config, network=OwnNetwork.from_file(function))
-        return cls(path, build_network(config, data))
+        return cls(path, config.build_network(data))
 
     @typed
     def with_data(self, data: KnownData) -> "Run":
@@ -181,10 +167,6 @@ class Run(Model):
         self.directory.require_data(dataset)
         return dataset
 
-    @property
-    def mixture(self) -> GaussianMixture | None:
-        return self.source.mixture if isinstance(self.source, Toy) else None
-
     def identifier(self) -> dict[str, Any]:
         return {
             "weights": self.weights_digest(),
@@ -192,6 +174,9 @@ class Run(Model):
             "precision": self.precision,
             "ends": (self.schedule.logsnr_min, self.schedule.logsnr_max),
         }
+
+    def require_guidable(self, sampling: Sampling) -> None:
+        self.config.require_guidable(sampling, self.data)
 
     @typed
     def sample(
@@ -227,13 +212,13 @@ class Run(Model):
         labels = class_labels(self, num)
         if cond is None:
             cond = labels
-        require_length(cond, num)
+        require_tensors(cond, num)
         if labels is not None and not is_alike(labels, cond):
             raise ValueError(
                 f"cond is not a tensor of {num} class labels: give torch.tensor([0, ...])."
             )
         has_null = cond is not None and self.null_cond is not None
-        require_guidable(self.config, self.data, sampling, has_null=has_null)
+        self.config.require_guidable(sampling, self.data, has_null=has_null)
         return torch.cat(sample_batches(self, sampling, num=num, seed=seed, cond=cond))
 
     @typed

@@ -9,22 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from elbos.base import files
 from elbos.base.checks import typed
 from elbos.base.codec import encode
-from elbos.base.processes import Processes
-from elbos.base.sharing import naming_lost_processes
+from elbos.base.processes import Processes, naming_lost_processes
 from elbos.evaluation.model import class_labels, sample_batches
 from elbos.evaluation.quality import require_finite_samples
 from elbos.runs.run import Run
-from elbos.training.data import to_levels
+from elbos.training.data.dataset import to_levels
 from elbos.training.pictures import is_drawable, png
 from elbos.training.sampling import Sampling, num_batches
 
 MAX_IN_GRID = 400
-_DECODED = 16  # latents per call of the decoder
 
 
 @naming_lost_processes()
@@ -38,16 +35,15 @@ def write_samples(
     label: int | None,
     out: Path | None,
     on_images: Callable[[int], None],
-    decode: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Path | None, Path]:
     """Generate samples on all processes and write them to files.
 
-    The main process writes a PNG and an .npz file. The PNG shows the first 400 samples, decoded by
-    `decode` if they are latents; its path is None if samples cannot be drawn. The .npz holds `x`,
-    the samples (pixel values `[n, c, h, w]` as by `to_levels`, or float32 points), `labels` if the
-    network is conditioned on classes, and `sampling`, the sampling settings as JSON. `on_images` is
-    called with the number of new samples. Without `label`, the samples are of each class in turn;
-    without `out`, a path to which suffixes are added, the files are in the run's folder of samples.
+    The main process writes a PNG and an .npz file. The PNG shows the first 400 samples; its path is
+    None if samples cannot be drawn. The .npz holds `x`, the samples (pixel values `[n, c, h, w]` as
+    by `to_levels`, or float32 points), `labels` if the network is conditioned on classes, and
+    `sampling`, the sampling settings as JSON. `on_images` is called with the number of new samples.
+    Without `label`, the samples are of each class in turn; without `out`, a path to which suffixes
+    are added, the files are in the run's folder of samples.
 
     Raises:
         ConnectionError: If another process has failed, after reporting its error.
@@ -72,8 +68,7 @@ def write_samples(
         stem = run.directory.samples / name
     if stem.suffix in (".png", ".npz"):
         stem = stem.with_suffix("")
-    is_picture = decode is not None or is_drawable(run.data.shape)
-    picture = Path(f"{stem}.png") if is_picture else None
+    picture = Path(f"{stem}.png") if is_drawable(run.data.shape) else None
     archive = Path(f"{stem}.npz")
     if processes.is_main:
         archive.parent.mkdir(parents=True, exist_ok=True)
@@ -95,10 +90,7 @@ def write_samples(
         by_class = labels is not None and label is None
         num_columns = num_classes if by_class else None
         if picture is not None:
-            shown = x[:MAX_IN_GRID]
-            if decode is not None:
-                shown = torch.cat([*map(decode, torch.split(shown, _DECODED))])
-            files.write(picture, png(shown, num_columns=num_columns))
+            files.write(picture, png(x[:MAX_IN_GRID], num_columns=num_columns))
         arrays: dict[str, Any] = {"x": to_levels(x, run.data.num_levels).numpy()}
         arrays["sampling"] = json.dumps(encode(sampling))
         if labels is not None:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from elbos.base.checks import Typed, require_floating, require_positive
-from elbos.base.conditions import Condition, cat_conds, is_alike, map_tensors, require_tensors
+from elbos.base.conditions import Condition, is_alike, map_tensors, require_tensors
 from elbos.theory.parameterizations import Parameterization
 from elbos.theory.process import align
 
@@ -262,7 +262,7 @@ class Guided(Typed):
                 f"null_cond, a {type(null).__name__}, does not fit cond, a {type(cond).__name__}: "
                 "give tensors of its shapes, or a dict of them and of values equal to its own."
             )
-        both = cat_conds(cond, null)
+        both = map_tensors(lambda *parts: torch.cat(parts), cond, null)
         x_hat, eps_hat = estimate(
             self.denoiser, z.repeat(2, *(1,) * (z.ndim - 1)), logsnr.expand(len(z)).repeat(2), both
         )

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.base.checks import Typed, diagnosed, typed
+from elbos.base.checks import Typed, typed
 from elbos.theory.extrema import rising_intervals
 from elbos.theory.weightings import WeightFunction
 
@@ -43,7 +43,6 @@ __all__ = [
 ]
 
 
-@diagnosed
 def is_monotone(weighting: WeightFunction, logsnr_min: float, logsnr_max: float) -> bool:
     r"""Return whether a weighting is non-increasing in log-SNR.
 
@@ -224,7 +223,6 @@ def theorem_sides(
     return TheoremSides(float(simpson.sum() * step), float(boundary - (np.diff(w) * losses).sum()))
 
 
-@diagnosed
 def noisy_elbo_losses(
     logsnr: Float[Tensor, " n"], loss: Float[Tensor, " n"], prior_loss: float = 0.0
 ) -> Float[Tensor, " n"]:

@@ -5,7 +5,8 @@
 | `code` | reports | `Sigmoid(k=3.0)` |
 | `label` | tables and figures | `sigmoid(3)` |
 
-A new class is registered by an entry in its table, such as `weightings.WEIGHTINGS`.
+A new class is registered by an entry in its table, such as `weightings.WEIGHTINGS`. A recipe's name
+stands for its weighting, in text and as a label.
 """
 
 import dataclasses
@@ -15,14 +16,13 @@ from typing import Any
 from elbos.base import codec
 from elbos.theory import adaptive, parameterizations, schedules, weightings
 from elbos.theory.parameterizations import Parameterization
+from elbos.theory.recipes import RECIPES
 from elbos.theory.schedules import Mixture, Schedule
-from elbos.theory.tabulated import Tabulated
-from elbos.theory.weightings import WeightFunction, Weighting
+from elbos.theory.weightings import Implied, Tabulated, WeightFunction, Weighting
 
 _ENDS = ("logsnr_min", "logsnr_max")
 _LABELS = {
     "Adaptive": "adaptive",
-    "CosMap": "cos-map",
     "Cosine": "cosine",
     "EDMSampling": "EDM sampling",
     "Eps": "ε",
@@ -30,27 +30,23 @@ _LABELS = {
     "Flow": "flow",
     "FlowTimes": "flow times",
     "Linear": "linear",
-    "LogitNormalFlow": "logit-normal",
     "MinSNR": "Min-SNR",
     "Score": "score",
-    "ShiftedFlow": "shifted flow",
     "Sigmoid": "sigmoid",
-    "SoftMinSNR": "soft Min-SNR",
     "StableDiffusion": "Stable Diffusion",
-    "TruncatedSNR": "truncated SNR",
     "UShape": "U-shape",
     "V": "v",
     "X": "x",
     "ZeroTerminal": "zero-terminal",
-    "ZeroTerminalV": "zero-terminal v",
 }
 """Display names that differ from the class names in Python."""
 
 
-def code(value: object, *, has_defaults: bool = False) -> str:
+def code(value: object, *, has_defaults: bool = False, has_modules: bool = False) -> str:
     """Return the constructor call of an object as text.
 
     Numbers are rounded to four digits; fields at their default are omitted unless `has_defaults`.
+    With `has_modules` the classes have their module, `weightings.EDM()`.
 
     Examples:
         >>> code(weightings.Monotone(weightings.EDM(mean=2.0)))
@@ -58,7 +54,7 @@ def code(value: object, *, has_defaults: bool = False) -> str:
         >>> code(schedules.Normal(), has_defaults=True)
         'Normal(mean=2.4, std=2.4)'
     """
-    inner = functools.partial(code, has_defaults=has_defaults)
+    inner = functools.partial(code, has_defaults=has_defaults, has_modules=has_modules)
     if isinstance(value, tuple):
         return f"({', '.join(map(inner, value))}{',' * (len(value) == 1)})"
     if not dataclasses.is_dataclass(value):
@@ -72,7 +68,9 @@ def code(value: object, *, has_defaults: bool = False) -> str:
             parts.append(f"{field.name}={inner(item)}")
         elif not _is_default(value, field) or (has_defaults and field.name not in _ENDS):
             parts.append(f"{field.name}={_rounded(item)}")
-    return f"{type(value).__name__}({', '.join(parts)})"
+    kind = type(value)
+    module = f"{kind.__module__.split('.')[2]}." if has_modules else ""
+    return f"{module}{kind.__name__}({', '.join(parts)})"
 
 
 def _is_default(value: Any, field: "dataclasses.Field[Any]") -> bool:
@@ -98,7 +96,7 @@ def label(value: object) -> str:
     that a weighting or a distribution is known by.
 
     Examples:
-        >>> from elbos.schedules import Cosine, Normal
+        >>> from elbos.theory.schedules import Cosine, Normal
         >>> label(weightings.Sigmoid(k=3)), label(weightings.Monotone(weightings.EDM()))
         ('sigmoid(3)', 'EDM-monotonic')
         >>> label(Normal(logsnr_max=13.3)), label(Cosine()), label(parameterizations.Eps())
@@ -112,6 +110,9 @@ def label(value: object) -> str:
         return f"mixture of {', '.join(map(label, value.schedules))}"
     if isinstance(value, Tabulated):
         return value.name
+    if isinstance(value, Implied):
+        parts = label(value.schedule), label(value.parameterization), value.coefficient
+        return _recipe_names().get(value) or " × ".join(parts).removesuffix(" × 1")
     if not dataclasses.is_dataclass(value):
         return str(getattr(value, "__name__", value))
     settings = {
@@ -136,11 +137,22 @@ def _plain(value: object) -> str:
     return f"{value + 0.0:g}" if is_number else str(value)  # type: ignore[operator]  # no minus before zero
 
 
+@functools.cache
+def _recipe_names() -> dict[Weighting, str]:
+    """Return the name of each recipe's weighting, the first of several."""
+    return {recipe.weighting: name for name, recipe in reversed(RECIPES.items())}
+
+
 def _weightings() -> tuple[type, ...]:
-    return (*weightings.WEIGHTINGS, *weightings.WRAPPERS, Tabulated)
+    return (*weightings.WEIGHTINGS, Implied, *weightings.WRAPPERS, Tabulated)
 
 
-codec.register(Weighting, _weightings)
-codec.register(WeightFunction, _weightings)  # the inner weighting of a wrapper
+@functools.cache
+def _named() -> dict[str, Weighting]:
+    return {name: recipe.weighting for name, recipe in RECIPES.items()}
+
+
+codec.register(Weighting, _weightings, _named)
+codec.register(WeightFunction, _weightings, _named)  # the inner weighting of a wrapper
 codec.register(Schedule, lambda: (*adaptive.SCHEDULES, *schedules.WRAPPERS))
 codec.register(Parameterization, lambda: parameterizations.PARAMETERIZATIONS)

@@ -13,12 +13,14 @@ See docs/theory.md, section 2.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
 
-from elbos.base.checks import Typed, require_floating, require_scaled, require_single, require_type
+from elbos.base.checks import Typed, require_floating, require_scaled, require_single
+from elbos.base.codec import decode
 from elbos.base.conditions import Condition
 from elbos.base.errors import warn
 from elbos.theory.adaptive import Adaptive
@@ -27,6 +29,28 @@ from elbos.theory.parameterizations import Parameterization, error_ratio
 from elbos.theory.process import align, alpha_sigma
 from elbos.theory.schedules import Schedule
 from elbos.theory.weightings import WeightFunction, Weighting
+
+
+class Levels(NamedTuple):
+    r"""Coefficients of the loss at each noise level.
+
+    Attributes:
+        logsnr: $\lambda$.
+        alpha: Signal scale.
+        sigma: Noise scale.
+        a: Coefficient of the data in the regression target.
+        b: Coefficient of the noise in the regression target.
+        coefficient: Factor of $\|\hat y - y\|^2$ in the loss.
+        w_over_p: Importance weight $w(\lambda)/p(\lambda)$.
+    """
+
+    logsnr: Float[Tensor, " b"]
+    alpha: Float[Tensor, " b"]
+    sigma: Float[Tensor, " b"]
+    a: Float[Tensor, " b"]
+    b: Float[Tensor, " b"]
+    coefficient: Float[Tensor, " b"]
+    w_over_p: Float[Tensor, " b"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +93,14 @@ class Objective(Typed):
 
     def __post_init__(self) -> None:
         if isinstance(self.weighting, type):  # a class can be called, too
-            require_type(Weighting, weighting=self.weighting)
+            decode(Weighting, self.weighting, "weighting")
 
     def coefficient(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         r"""Return the factor of $\|\hat y - y\|^2$ in the loss.
 
         It is $\tfrac12 (w/p)(\alpha/(a\sigma - b\alpha))^2$, in float64.
         """
-        return self.levels(logsnr)[5]
+        return self.levels(logsnr).coefficient
 
     def w_over_p(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         r"""Return the importance weight $w(\lambda)/p(\lambda)$ of the loss.
@@ -177,25 +201,21 @@ class Objective(Typed):
                 f"data of shape {tuple(x.shape)} with noise of shape {tuple(eps.shape)} and "
                 f"log-SNR of shape {tuple(logsnr.shape)}: give noise like the data, log-SNR [b]."
             )
-        levels = self.levels(logsnr).to(x)
+        levels = Levels(*torch.stack(self.levels(logsnr)).to(x))  # one transfer to a device
         return self.loss_at(levels, with_three_arguments(network), x, eps, cond)
 
-    def levels(self, logsnr: Float[Tensor, " b"]) -> Float64[Tensor, "7 b"]:
-        r"""Compute the coefficients of the loss at each noise level.
-
-        They are $\lambda, \alpha, \sigma, a, b$, `coefficient` and `w_over_p`, as one tensor. One
-        tensor is one transfer to a device.
-        """
+    def levels(self, logsnr: Float[Tensor, " b"]) -> Levels:
+        """Compute the coefficients of the loss at each noise level, in float64."""
         logsnr = logsnr.double()
         alpha, sigma = alpha_sigma(logsnr)
         a, b = self.parameterization.coefficients(logsnr)
         w_over_p = self.w_over_p(logsnr)
         coefficient = 0.5 * w_over_p * error_ratio(alpha, sigma, a, b)
-        return torch.stack([logsnr, alpha, sigma, a, b, coefficient, w_over_p])
+        return Levels(logsnr, alpha, sigma, a, b, coefficient, w_over_p)
 
     def loss_at(
         self,
-        levels: Float[Tensor, "7 b"],
+        levels: Levels,
         network: Network,
         x: Float[Tensor, "b *d"],
         eps: Float[Tensor, "b *d"],
@@ -213,11 +233,10 @@ class Objective(Typed):
             eps: Noise.
             cond: What the network is conditioned on.
         """
-        logsnr, alpha, sigma, a, b, coefficient, _ = levels
-        z = align(alpha, x) * x + align(sigma, x) * eps
-        y = align(a, x) * x + align(b, x) * eps
-        y_hat = network_output(network, z, logsnr, cond)
-        loss: Tensor = coefficient * (y_hat.to(x.dtype) - y).square().flatten(1).mean(1)
+        z = align(levels.alpha, x) * x + align(levels.sigma, x) * eps
+        y = align(levels.a, x) * x + align(levels.b, x) * eps
+        y_hat = network_output(network, z, levels.logsnr, cond)
+        loss: Tensor = levels.coefficient * (y_hat.to(x.dtype) - y).square().flatten(1).mean(1)
         return loss
 
 

@@ -172,15 +172,6 @@ class FiniteSet(Typed):
         x = self.x[rows].flatten(1).double()
         return x if self.num_levels is None else x.mul_(2 / (self.num_levels - 1)).sub_(1)
 
-    def only(self, label: int) -> "FiniteSet":
-        """Return the data points with a given class label.
-
-        A ValueError is raised if it is empty.
-        """
-        if self.labels is None or not (is_of := self.labels == label).any():
-            raise ValueError(f"no point of the set has label {label}.")
-        return FiniteSet(self.x[is_of], self.num_levels, self.labels[is_of])
-
     def chunks(self, num_rows: int) -> Iterator[slice]:
         return (slice(i, i + num_rows) for i in range(0, len(self), num_rows))
 

@@ -25,10 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from elbos.base.checks import diagnosed
 
-
-@diagnosed
 def alpha_sigma(logsnr: Float[Tensor, "*b"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
     r"""Return the signal and noise scales at given log-SNRs.
 
@@ -49,7 +46,6 @@ def alpha_sigma(logsnr: Float[Tensor, "*b"]) -> tuple[Float[Tensor, "*b"], Float
     return torch.exp(0.5 * logsigmoid(logsnr)), torch.exp(0.5 * logsigmoid(-logsnr))
 
 
-@diagnosed
 def align(value: Float[Tensor, "*b"], x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Reshape per-sample values `[b]` so that they broadcast against data `[b, ...]`.
 
@@ -66,7 +62,6 @@ def align(value: Float[Tensor, "*b"], x: Float[Tensor, "..."]) -> Float[Tensor, 
     return value.reshape(value.shape + (1,) * (x.ndim - value.ndim))
 
 
-@diagnosed
 def diffuse(
     x: Float[Tensor, "b *d"], eps: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"]
 ) -> Float[Tensor, "b *d"]:
@@ -88,7 +83,6 @@ def diffuse(
     return alpha.to(x) * x + sigma.to(x) * eps
 
 
-@diagnosed
 def posterior(
     x: Float[Tensor, "b *d"],
     z: Float[Tensor, "b *d"],

@@ -6,34 +6,29 @@ the mathematics, such as `weightings.WEIGHTINGS`: a new class is found here by i
 
 import inspect
 import re
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
 
 import tyro
 
 from elbos.models.networks import NETWORKS, NetworkConfig
-from elbos.models.networks.diffusers import DiffusersConfig
 from elbos.theory import adaptive, parameterizations, schedules, weightings
+from elbos.theory.recipes import RECIPES
 from elbos.theory.schedules import FlowTimes, Mixture, ZeroTerminal
-from elbos.theory.tabulated import Tabulated
-from elbos.training.data import Given, KnownData
+from elbos.theory.weightings import Tabulated
+from elbos.training.data import KnownData
+from elbos.training.data.given import Given
 from elbos.training.network import OwnNetwork
-
-
-def command_name(cls: type) -> str:
-    """Convert a class name to a command-line word, such as soft-min-snr."""
-    name = cls.__name__.removesuffix("Config")
-    joined = {"InDI", "CosMap", "JiT", "UNet", "UViT", "ViT"}
-    name = name.capitalize() if name in joined else name
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
 
 
 def _choice(*classes: type) -> Any:
     members = []
     for cls in classes:
+        name = cls.__name__.removesuffix("Config")
+        name = name.capitalize() if name in ("UNet", "UViT", "ViT") else name
+        word = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
         summary, _, _ = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
         text = re.sub(r",\s+\$[^$]+\$(?=[.:])", "", summary)  # leave out the formula
-        members.append(Annotated[cls, tyro.conf.subcommand(command_name(cls), description=text)])
+        members.append(Annotated[cls, tyro.conf.subcommand(word, description=text)])
     return Union[tuple(members)]  # noqa: UP007, built at run time
 
 
@@ -47,7 +42,7 @@ def require_storable(weighting: weightings.WeightFunction) -> None:
         ...
         ValueError: exp is user-defined: give Tabulated.from_function(exp), which keeps its numbers.
     """
-    storable: set[type] = {*weightings.WEIGHTINGS, Tabulated}
+    storable: set[type] = {*weightings.WEIGHTINGS, weightings.Implied, Tabulated}
     if isinstance(weighting, weightings.Monotone | weightings.Shifted):
         require_storable(weighting.inner)
     elif type(weighting) not in storable:
@@ -59,7 +54,7 @@ def require_storable(weighting: weightings.WeightFunction) -> None:
 
 
 if TYPE_CHECKING:
-    Network = NetworkConfig | DiffusersConfig
+    Network = NetworkConfig
     Data = KnownData | Given
     Prediction = parameterizations.Parameterization
     NoiseSchedule = schedules.Schedule
@@ -71,8 +66,17 @@ else:
         """Weighting computed from log-SNRs by a function FILE.py:FUNCTION."""
         return Tabulated.from_file(function)
 
+    def _published_weighting(name: Literal[tuple(RECIPES)]) -> weightings.Weighting:
+        """Weighting of a published recipe, of those that `elbos weightings` prints."""
+        return RECIPES[name].weighting
+
     Simple = Union[  # noqa: UP007, built at run time
-        ClosedForm, Annotated[Tabulated, tyro.conf.subcommand("own", constructor=_own_weighting)]
+        ClosedForm,
+        Annotated[
+            weightings.Implied,
+            tyro.conf.subcommand("recipe", constructor=_published_weighting),
+        ],
+        Annotated[Tabulated, tyro.conf.subcommand("own", constructor=_own_weighting)],
     ]
 
     def _monotone(inner: Simple) -> weightings.Monotone:
@@ -101,18 +105,8 @@ else:
         """
         return OwnNetwork.from_file(function)
 
-    def _diffusers_network(config: Path) -> DiffusersConfig:
-        """UNet2DModel or DiTTransformer2DModel of diffusers, built from a config.json.
-
-        Missing channels, size and number of classes are filled in from the data.
-        """
-        return DiffusersConfig.from_file(config)
-
     Network = Union[  # noqa: UP007, built at run time
         _choice(*NETWORKS),
-        Annotated[
-            DiffusersConfig, tyro.conf.subcommand("diffusers", constructor=_diffusers_network)
-        ],
         Annotated[OwnNetwork, tyro.conf.subcommand("own", constructor=_own_network)],
     ]
     Data = Union[(*get_args(KnownData), tyro.conf.Suppress[Given])]

@@ -11,13 +11,16 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
+from torch import nn
 
 from elbos.base import files
 from elbos.base.checks import Typed, require_positive
 from elbos.base.codec import decode, encode, normalize
 from elbos.theory.objective import Objective
-from elbos.theory.tabulated import require_reach
+from elbos.theory.weightings import require_reach
 from elbos.training import choices
+from elbos.training.data.dataset import DataSpec
+from elbos.training.randomness import seed_of
 from elbos.training.sampling import Sampling
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -54,13 +57,6 @@ class Optimizer(Typed):
     max_grad_norm: float = 1.0
     """Maximal norm of the gradient (clipping); metrics.jsonl has the share of clipped steps."""
 
-    def __post_init__(self) -> None:
-        require_positive(learning_rate=self.learning_rate, max_grad_norm=self.max_grad_norm)
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas are {self.betas}: give two numbers from 0 to below 1.")
-        if self.weight_decay < 0 or self.warmup_images < 0:
-            raise ValueError("weight_decay and warmup_images cannot be below 0.")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Averaging(Typed):
@@ -68,13 +64,6 @@ class Averaging(Typed):
 
     relative_width: float = 0.063
     """Standard deviation of the steps that are averaged over, as a share of all steps so far."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.relative_width < MAX_WIDTH:
-            raise ValueError(
-                f"relative_width is {self.relative_width}: give a share above 0 and below "
-                f"{MAX_WIDTH:.4f}, the width of the mean of all steps."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,17 +87,8 @@ class Output(Typed):
     """Number of the latest checkpoints that are not deleted."""
 
     trackers: Annotated[tuple[Tracker, ...], tyro.conf.arg(metavar="NAME...")] = ()
-    """Experiment trackers that receive log, validations and grids of samples: tensorboard,
-    wandb, trackio, mlflow, comet_ml, aim, clearml, dvclive, swanlab."""
-
-    def __post_init__(self) -> None:
-        require_positive(
-            log_every=self.log_every,
-            validate_every=self.validate_every,
-            save_every=1 if self.save_every is None else self.save_every,
-            save_minutes=self.save_minutes,
-            num_kept=self.num_kept,
-        )
+    """Experiment trackers that receive the log and validations: tensorboard, wandb,
+    trackio, mlflow, comet_ml, aim, clearml, dvclive, swanlab."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,22 +114,6 @@ class Execution(Typed):
     use_checkpointing: bool = False
     """Activation checkpointing: compute each block again in the backward pass, and store no
     activations inside of it: less memory, a third more work."""
-
-    profile: int = 0
-    """Profile this many steps of the main process, from its eleventh, into trace.json in the run's
-    folder, for chrome://tracing or Perfetto."""
-
-    timeout_hours: float = 24.0
-    """Hours for which a process waits for work that another one does alone, and, up to half an
-    hour, for one that was stopped."""
-
-    def __post_init__(self) -> None:
-        require_positive(
-            num_micro_batches=self.num_micro_batches,
-            shard_size=self.shard_size,
-            profile=self.profile + 1,
-            timeout_hours=self.timeout_hours,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,16 +158,34 @@ class Config:
     precision: Precision = "auto"
     """bf16 autocast or fp32. By default bf16 where the machine computes in it at least as fast."""
 
-    init: Path | None = None
-    """A run directory, whose averaged weights are the initial weights. Default: random ones."""
-
     seed: int = 0
     """Seed of the weights, the order of the data, the noise and the noise levels."""
 
     def __post_init__(self) -> None:
+        optimizer, output = self.optimizer, self.output
         choices.require_storable(self.weighting)
         normalize(self)
-        require_positive(batch_size=self.batch_size)
+        require_positive(
+            batch_size=self.batch_size,
+            learning_rate=optimizer.learning_rate,
+            max_grad_norm=optimizer.max_grad_norm,
+            log_every=output.log_every,
+            validate_every=output.validate_every,
+            save_every=1 if output.save_every is None else output.save_every,
+            save_minutes=output.save_minutes,
+            num_kept=output.num_kept,
+            num_micro_batches=self.execution.num_micro_batches,
+            shard_size=self.execution.shard_size,
+        )
+        if not all(0 <= beta < 1 for beta in optimizer.betas):
+            raise ValueError(f"betas are {optimizer.betas}: give two numbers from 0 to below 1.")
+        if optimizer.weight_decay < 0 or optimizer.warmup_images < 0:
+            raise ValueError("weight_decay and warmup_images cannot be below 0.")
+        if not 0 < self.averaging.relative_width < MAX_WIDTH:
+            raise ValueError(
+                f"relative_width is {self.averaging.relative_width}: give a share above 0 and "
+                f"below {MAX_WIDTH:.4f}, the width of the mean of all steps."
+            )
         if self.num_images < self.batch_size:
             raise ValueError(
                 f"num_images is {self.num_images}: give at least batch_size, {self.batch_size}."
@@ -213,8 +195,7 @@ class Config:
                 f"label_dropout is {self.label_dropout}: give a share from 0 to below 1; "
                 "--no-use-labels trains without labels."
             )
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
+        seed_of(self.seed)  # raises for a negative one
         require_reach(self.weighting, self.schedule.logsnr_min, self.schedule.logsnr_max)
         self.require_guidable(self.sampling)
         self.sampling.logsnrs(self.schedule)  # raises if the range is empty
@@ -230,13 +211,30 @@ class Config:
                 f"with {self.weighting} and {self.schedule}: change one of them."
             )
 
-    def require_guidable(self, sampling: Sampling) -> None:
-        if sampling.guidance != 1 and not (self.use_labels and self.label_dropout > 0):
+    def require_guidable(
+        self, sampling: Sampling, data: DataSpec | None = None, *, has_null: bool = False
+    ) -> None:
+        """Raise a ValueError if the network does not learn what guidance needs, as far as known."""
+        learns_both = self.use_labels and self.label_dropout > 0
+        if data is not None and data.num_classes is None:
+            learns_both = learns_both and has_null
+        if sampling.guidance != 1 and not learns_both:
             raise ValueError(
                 f"guidance is {sampling.guidance}, but the network does not learn both with and "
-                "without labels: train with labels and a label_dropout above 0, or leave "
-                "guidance at 1."
+                "without labels: train with classes, or conditions and their null_cond, and a "
+                "label_dropout above 0, or leave guidance at 1."
             )
+
+    def uses_labels(self, data: DataSpec) -> bool:
+        return self.use_labels and data.num_classes is not None
+
+    def build_network(self, data: DataSpec) -> nn.Module:
+        """Build the network with random weights of the run's seed, in channels-last memory."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(self.seed) % 2**63)
+            num_classes = data.num_classes if self.uses_labels(data) else None
+            network: nn.Module = self.network.build(data.shape, num_classes)
+        return network.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that affect the results of a run, as JSON values."""
@@ -248,13 +246,6 @@ class Config:
     @property
     def num_steps(self) -> int:
         return -(-self.num_images // self.batch_size)
-
-    def is_due(self, every: int | None, step: int) -> bool:
-        """Return whether the number of images seen passes a multiple of `every` with a step."""
-        if every is None:
-            return False
-        num_images = step * self.batch_size
-        return num_images // every > (num_images - self.batch_size) // every
 
     def learning_rate(self, step: int) -> float:
         num_images = (step + 1) * self.batch_size
@@ -280,7 +271,7 @@ class Config:
 
 
 def read_config(path: Path) -> Config:
-    """Read a run's config.json, or the output of `elbos train --dry-run` as JSON, TOML or YAML."""
+    """Read a run's config.json, or the output of `elbos train --dry-run`."""
     try:
         config: Config = decode(Config, files.read_value(path))
     except ValueError as error:

@@ -7,13 +7,11 @@ runs/NAME/
     metrics.jsonl    a line per logged step
     checkpoints/     see `checkpoint`
     samples/         grids of samples
-    trackers.json    identifiers of the run in experiment trackers, if there are any
-    tensorboard/     TensorBoard's files, if it is used
+    elbos/           TensorBoard's files, if it is used
     evaluation/      the parts of an evaluation, see `store`
     eval.json        the evaluation
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -28,11 +26,11 @@ from elbos.base.conditions import Condition
 from elbos.base.errors import warn
 from elbos.base.formats import CorruptFile, read_object, write_object
 from elbos.base.processes import Processes
+from elbos.training import checkpoint
 from elbos.training.config import Config, read_config
-from elbos.training.data import DataSpec, Samples, null_digest
-
-MANIFEST = "elbos.json"
-"""File that marks an exported model (see `exported`)."""
+from elbos.training.data import Samples
+from elbos.training.data.dataset import Dataset, DataSpec
+from elbos.training.data.given import GivenData, null_digest
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,9 @@ class RunDirectory:
 
     Attributes:
         path: The directory; `~` is expanded.
-        results: Directory of samples and of an evaluation's parts, if they are not to be written to
-            `path`.
     """
 
     path: Path
-    results: Path | None = None
 
     def __post_init__(self) -> None:
         if str(self.path).startswith("~"):
@@ -58,15 +53,11 @@ class RunDirectory:
 
     @property
     def samples(self) -> Path:
-        return (self.results or self.path) / "samples"
+        return self.path / "samples"
 
     @property
     def evaluation(self) -> Path:
-        return (self.results or self.path) / "evaluation"
-
-    @property
-    def is_export(self) -> bool:
-        return (self.path / MANIFEST).is_file()
+        return self.path / "evaluation"
 
     def read(self, name: str) -> dict[str, Any] | None:
         file = self.path / name
@@ -87,15 +78,14 @@ class RunDirectory:
 
     def data_spec(self) -> DataSpec:
         stored = self.read("data.json") or {}
-        values = {field.name: stored.get(field.name) for field in fields(DataSpec)}
         try:
-            spec: DataSpec = decode(DataSpec, values, "it")
+            spec: DataSpec = decode(
+                DataSpec, {f.name: stored.get(f.name) for f in fields(DataSpec)}
+            )
         except ValueError as error:
             file = self.path / "data.json"
             raise ValueError(f"{file} is corrupt ({error}): restore it.") from error
         return spec
-
-    # --- training --------------------------------------------------------------------------------
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -106,8 +96,6 @@ class RunDirectory:
         """
         path = self.path
         files.require_folder_of(path, "config.json", "--run")
-        if self.is_export:
-            raise ValueError(f"{path} holds an exported model: name another directory with --run.")
         path.mkdir(parents=True, exist_ok=True)
         try:
             lock = files.lock(path / ".lock", timeout=0)
@@ -120,35 +108,41 @@ class RunDirectory:
                 files.remove_leftovers(folder, min_age=0)
             yield
 
-    def claim(self, config: Config, data: Samples) -> None:
-        """Record the configuration and data of a run in the directory.
+    @contextmanager
+    def claimed(self, config: Config, data: Samples) -> Iterator[None]:
+        """Hold the lock, and record the configuration and data of a run in the directory.
 
-        A run may be extended to more images, with a warning if the learning rate has decayed.
+        A run without a checkpoint starts anew. Another one may be extended to more images, with a
+        warning if the learning rate has decayed.
 
         Raises:
             ValueError: If the directory holds another configuration or other data.
         """
-        path = self.path
-        if (path / "config.json").exists():
-            stored = self.config()
-            num_images = max(stored.num_images, config.num_images)
-            extended = replace(stored, num_images=num_images)
-            if different := difference(encode(extended), encode(config)):
-                raise ValueError(
-                    f"{path} holds a run with {different}: "
-                    "name another directory with --run, or give the same options."
-                )
-            if num_images > stored.num_images and config.optimizer.use_decay:
-                warn(
-                    f"The run in {path} is extended to {num_images:,} images. Its learning rate "
-                    f"decayed for {stored.num_images:,} and rises again: the result differs from a "
-                    "run of full length from the start (unless trained with "
-                    "--optimizer.no-use-decay)."
-                )
-        self.require_data(data)
-        write_object(path / "config.json", encode(config))
-        if self.read("data.json") is None:  # its time is that of the start, which scores store
-            write_object(path / "data.json", _identity(data))
+        path, encoded = self.path, encode(config)
+        with self.lock():
+            if checkpoint.latest(self.checkpoints) is None:
+                (path / "data.json").unlink(missing_ok=True)
+            else:
+                stored = self.config()
+                num_images = max(stored.num_images, config.num_images)
+                extended = replace(stored, num_images=num_images)
+                if different := difference(encode(extended), encoded):
+                    raise ValueError(
+                        f"{path} holds a run with {different}: "
+                        "name another directory with --run, or give the same options."
+                    )
+                if num_images > stored.num_images and config.optimizer.use_decay:
+                    warn(
+                        f"The run in {path} is extended to {num_images:,} images. Its learning "
+                        f"rate decayed for {stored.num_images:,} and rises again: the result "
+                        "differs from a run of full length from the start (unless trained with "
+                        "--optimizer.no-use-decay)."
+                    )
+            self.require_data(data)
+            write_object(path / "config.json", encoded)
+            if self.read("data.json") is None:  # its time is that of the start, which scores store
+                write_object(path / "data.json", _identity(data))
+            yield
 
     def require_data(self, data: Samples) -> None:
         stored = self.read("data.json") or {}  # an older elbos wrote fewer entries
@@ -158,7 +152,7 @@ class RunDirectory:
                 f"{', '.join(names)} (data.json): restore those, or train another run."
             )
 
-    def is_trained_on(self, data: Samples) -> bool:
+    def is_trained_on(self, data: Dataset) -> bool:
         stored = self.read("data.json") or {}
         return bool(stored.get("sha256") == data.fingerprint()["sha256"])
 
@@ -169,30 +163,12 @@ class RunDirectory:
                 f"The run in {self.path} was trained with another null_cond: give that one."
             )
 
-    def log(self, **values: Any) -> None:
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(values) + "\n")
 
-    def rewind_log(self, step: int) -> None:
-        """Delete lines of metrics.jsonl that are incomplete or of later steps."""
-
-        def is_logged(line: bytes) -> bool:
-            try:
-                return line.endswith(b"\n") and bool(json.loads(line)["step"] <= step)
-            except (ValueError, KeyError, TypeError):
-                return False
-
-        file = self.path / "metrics.jsonl"
-        if file.exists():
-            lines = files.read(file).splitlines(keepends=True)
-            files.write(file, b"".join(line for line in lines if is_logged(line)))
-
-
-def require_same_data(data: Samples, processes: Processes) -> None:
+def require_same_data(data: GivenData, processes: Processes) -> None:
     """Raise a ValueError in all processes if they have loaded different data."""
     if processes.num > 1:
         identities = processes.lists([processes.together(data.fingerprint)])
-        means = {identity.pop("means", None) for identity in identities}
+        means = {identity.pop("means") for identity in identities}
         if any(identity != identities[0] for identity in identities) or len(means - {None}) > 1:
             raise ValueError(
                 f"The processes have different data of the name {data.spec.name}: seed all "
@@ -202,5 +178,8 @@ def require_same_data(data: Samples, processes: Processes) -> None:
 
 def _identity(data: Samples) -> dict[str, Any]:
     spec = data.spec
-    levels_and_classes = {"num_levels": spec.num_levels, "num_classes": spec.num_classes}
-    return {**data.fingerprint(), **levels_and_classes}
+    return {
+        **data.fingerprint(),
+        "num_levels": spec.num_levels,
+        "num_classes": spec.num_classes,
+    }

@@ -6,29 +6,24 @@ is resumed.
 """
 
 import ctypes
-import gc
 import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import contextmanager
 from functools import cache, partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Shaped
-from torch import Tensor, nn, profiler
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from elbos.base.errors import flat
 from elbos.base.hardware import device_name
-from elbos.base.processes import Processes
-from elbos.training.config import Config, Precision
-from elbos.training.directory import RunDirectory
-from elbos.training.sharding import sharded_parts
+from elbos.training.config import Precision
+from elbos.training.sharding import blocks, sharded_parts
 
 # Fused horizontally, CPU kernels in bfloat16 use a tensor that torch 2.13 has freed.
 _OPTIONS: dict[str, Any] = {"cpp.max_horizontal_fusion_size": 0}
@@ -37,7 +32,6 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 _OLD_LIMIT = 2**25  # maximum in older versions of glibc
 _SIZE, _NUM_ROUNDS = 256, 10  # matrix products: large enough for blocked kernels, in ms
 _CLEARLY_SLOWER = 1.3
-_NUM_UNPROFILED = 9  # first steps of a process
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -48,65 +42,19 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 def fast_kernels(device: torch.device) -> Iterator[None]:
     """Enable cuDNN benchmarking and TF32 within the `with` block, on CUDA alone.
 
-    TF32 has 10 bits, and is several times as fast as float32: its rounding is far below the noise
-    of training.
+    TF32 is several times as fast as float32: its rounding is far below the noise of training.
     """
     if device.type != "cuda":
         yield
         return
-    cudnn = torch.backends.cudnn
+    cudnn, before = torch.backends.cudnn, torch.get_float32_matmul_precision()
     flags = {"deterministic": cudnn.deterministic, "benchmark": not cudnn.deterministic}
-    before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
         with cudnn.flags(enabled=cudnn.enabled, **flags, allow_tf32=True):
             yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-@contextmanager
-def collecting_seldom(processes: Processes) -> Iterator[None]:
-    """Leave Python's garbage to the caller in the `with` block, on several processes.
-
-    By itself each process collects at another time, and the others wait for it.
-    """
-    if processes.num == 1:
-        yield
-        return
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.unfreeze()
-
-
-@contextmanager
-def profiled(num_steps: int, folder: Path, processes: Processes) -> Iterator[Callable[[], None]]:
-    """Profile steps of the main process, and write their trace to trace.json in a folder.
-
-    The yielded function is called after each step. Steps before the tenth are left out, as they
-    compile and allocate.
-    """
-    if num_steps == 0 or not processes.is_main:
-        yield lambda: None
-        return
-
-    def write(trace: profiler.profile) -> None:
-        trace.export_chrome_trace(str(folder / "trace.json"))
-
-    plan = profiler.schedule(wait=_NUM_UNPROFILED, warmup=1, active=num_steps, repeat=1)
-    with profiler.profile(schedule=plan, on_trace_ready=write) as trace:
-        yield trace.step
-
-
-def sent(tensor: Shaped[Tensor, "*d"], device: torch.device) -> Shaped[Tensor, "*d"]:
-    """Send a tensor of the host to a device, without waiting for the device's work."""
-    if device.type == "cpu":
-        return tensor
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def fetched(tensor: Shaped[Tensor, "*d"]) -> Callable[[], Shaped[Tensor, "*d"]]:
@@ -123,42 +71,30 @@ def fetched(tensor: Shaped[Tensor, "*d"]) -> Callable[[], Shaped[Tensor, "*d"]]:
     return wait
 
 
-def is_compiled(config: Config, device: torch.device) -> bool:
-    chosen = config.execution.compile
-    return chosen == "on" or (chosen == "auto" and device.type == "cuda")
+def compiled(loss: Any, augmented: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a loss and its network in place, and return the compiled augmentation.
 
-
-def one_graph(function: Callable[..., Any]) -> Callable[..., Any]:
-    # compiled functions that call it include its graph
-    compiled: Callable[..., Any] = torch.compile(function, options=_OPTIONS)
-    return compiled
-
-
-def compile_(loss: Any) -> None:
-    """Compile a loss and its network in place; under FSDP2 each block has a graph per shape."""
-    loss.drawn = one_graph(loss.drawn)
-    if not (parts := sharded_parts(loss.network)):
-        loss.compile(options=_OPTIONS)
+    Under FSDP2 each block has a graph per shape.
+    """
+    loss.drawn = torch.compile(loss.drawn, options=_OPTIONS)
+    parts = sharded_parts(loss.network)
     for part in parts:
         part.compile(options=_OPTIONS, dynamic=False)
+    if not parts:
+        loss.compile(options=_OPTIONS)
+    return torch.compile(augmented, options=_OPTIONS)
 
 
 @contextmanager
-def compiling(*, is_on: bool) -> Iterator[None]:
+def compiling() -> Iterator[None]:
     """Convert errors of torch.compile, as without a C++ compiler, into a ValueError of one line."""
-    stack = ExitStack()
-    if is_on:
-        from torch._dynamo import config  # takes a second to import
+    from torch._dynamo import config  # takes a second to import
+    from torch._dynamo.exc import TorchDynamoException
 
-        stack.enter_context(config.patch(cache_size_limit=_MAX_GRAPHS))
     try:
-        with stack:
+        with config.patch(cache_size_limit=_MAX_GRAPHS):
             yield
-    except RuntimeError as error:
-        from torch._dynamo.exc import TorchDynamoException  # takes a second to import
-
-        if not isinstance(error, TorchDynamoException):
-            raise
+    except TorchDynamoException as error:
         reason = flat(error).partition(" Set TORCH")[0][:300]
         raise ValueError(
             f"torch.compile failed ({reason}): install what is missing, or run again with "
@@ -167,8 +103,9 @@ def compiling(*, is_on: bool) -> Iterator[None]:
 
 
 @contextmanager
-def checkpointed(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Recompute activations of the given modules in the backward pass, in the `with` block."""
+def checkpointed(network: nn.Module) -> Iterator[None]:
+    """Recompute activations of a network's blocks in the backward pass, in the `with` block."""
+    modules = blocks(network)
     for block in modules:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     try:
@@ -178,7 +115,11 @@ def checkpointed(modules: Sequence[nn.Module]) -> Iterator[None]:
             del block.forward
 
 
-# --- the machine ----------------------------------------------------------------------------------
+def memory_format(network: nn.Module) -> torch.memory_format:
+    weights = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)]
+    last = [w for w in weights if w.is_contiguous(memory_format=torch.channels_last)]
+    is_last = not all(weight.is_contiguous() for weight in last)  # 1x1 kernels have both formats
+    return torch.channels_last if is_last else torch.contiguous_format
 
 
 def keep_freed_memory() -> None:
@@ -187,7 +128,7 @@ def keep_freed_memory() -> None:
     By default malloc returns blocks of megabytes on release and requests them again, zeroed page by
     page, in the next step: 15 to 20 % of a step of the `fashion` preset on two cores.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if platform.libc_ver()[0] != "glibc" or torch.accelerator.is_available():
         return
     mallopt = ctypes.CDLL(None).mallopt
     if not mallopt(_M_MMAP_THRESHOLD, 2**30):
@@ -204,33 +145,22 @@ def machine(device: torch.device) -> dict[str, str]:
     }
 
 
-def resolved(config: Config, run: RunDirectory, processes: Processes) -> Config:
-    """Replace the precision "auto" by that of the stored run, or else by the best one here."""
-    if config.precision != "auto":
-        return config
-    is_started = (run.path / "config.json").exists()
-    chosen = run.config().precision if is_started else best_precision(processes.device)
-    return replace(config, precision=processes.from_main(chosen))
-
-
 @cache
 def best_precision(device: torch.device) -> Precision:
     """Return "bf16" if bfloat16 matrix products are fast on a device, otherwise "fp32"."""
+    is_fast = True
     if device.type == "cuda":
         is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
         bf16, fp32 = _seconds((torch.bfloat16, torch.float32))
         is_fast = bf16 < _CLEARLY_SLOWER * fp32
-    else:
-        is_fast = True
     return "bf16" if is_fast else "fp32"
 
 
 def _seconds(dtypes: Sequence[torch.dtype]) -> list[float]:
-    # the dtypes are measured in turns, since other work on the machine slows all of them
     matrices = [torch.ones(_SIZE, _SIZE, dtype=dtype) for dtype in dtypes]
     least = [math.inf] * len(matrices)
-    for _ in range(_NUM_ROUNDS):
+    for _ in range(_NUM_ROUNDS):  # in turns: other work on the machine slows all of them
         for i, matrix in enumerate(matrices):
             start = time.perf_counter()
             torch.mm(matrix, matrix)

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from elbos.base.errors import flat
 from elbos.base.formats import pack
 from elbos.base.user_code import as_script, code_path, load_function, naming_line
-
-_ARGUMENTS = ("shape", "num_classes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class OwnNetwork:
                 "Python, or as --network.function FILE.py:FUNCTION."
             )
         with as_script(self.name):
-            function = load_function(self.name, _ARGUMENTS, verb="train")
+            function = load_function(self.name, ("shape", "num_classes"), verb="train")
             with naming_line(self.name, code_path(self.name).resolve()):
                 network = function(shape, num_classes)
         if not isinstance(network, nn.Module):
@@ -63,8 +62,7 @@ def require_storable_state(network: nn.Module) -> None:
         pack(network.state_dict())
         copy.deepcopy(network).requires_grad_(False).cpu()  # averages do so; TorchScript fails
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
-        reason = " ".join(str(error).split()).partition(". ")[0][:200]
         raise ValueError(
-            f"The weights of {type(network).__name__} cannot be stored ({reason}): its state_dict "
-            "may hold only real or complex64 tensors that share no memory."
+            f"The weights of {type(network).__name__} cannot be stored ({flat(error)[:200]}): its "
+            "state_dict may hold only real or complex64 tensors that share no memory."
         ) from error

@@ -21,9 +21,8 @@ groups, and `nn.MultiheadAttention`. It leaves out
   `time_emb_proj`, `norm1.linear`, `adaLN_modulation`).
 
 Matrices of one shape are orthogonalized together. Under FSDP2, where each process holds some rows,
-momentum and weights stay sharded, and the matrices are distributed over the processes. Replicas
-orthogonalize a share each. `torch.optim.Muon` does none of this: it takes 2-D weights alone, one
-by one, in every process.
+momentum and weights stay sharded, and every process gathers the matrices and orthogonalizes them.
+`torch.optim.Muon` takes 2-D weights alone, one by one.
 
 A Newton-Schulz step takes $X$, at first $M / \|M\|_F$, to
 
@@ -55,12 +54,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from elbos.training.config import Optimizer
-from elbos.training.sharding import local
+from elbos.training.sharding import local, local_rows, unsharded
 
 MOMENTUM = 0.95
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's: singular values end between 0.7 and 1.2
@@ -107,48 +105,30 @@ class Muon(torch.optim.Optimizer):
         by_shape: defaultdict[Any, list[Tensor]] = defaultdict(list)
         for p in group["params"]:
             if p.grad is not None:
-                by_shape[p.shape, p.dtype, p.device, processes_of(p, are_copies=False)].append(p)
-        for (shape, *_, processes), same in by_shape.items():
-            num_processes = 1 if processes is None else processes.size()
-            num = max(1, _MAX_STACKED * num_processes // shape.numel())
-            for i in range(0, len(same), num):
-                self._step(same[i : i + num], group["lr"], group["weight_decay"])
+                by_shape[p.shape, p.dtype, p.device].append(p)
+        for (shape, _, _), alike in by_shape.items():
+            num = max(1, _MAX_STACKED // shape.numel())
+            for i in range(0, len(alike), num):
+                self._step(alike[i : i + num], group["lr"], group["weight_decay"])
 
     def _step(self, parameters: Sequence[Tensor], lr: float, weight_decay: float) -> None:
-        first, (num_rows, *_) = parameters[0], parameters[0].shape
-        gradients = [local(p.grad) for p in parameters if p.grad is not None]  # never None here
+        gradients = [p.grad for p in parameters if p.grad is not None]  # never None here
         for parameter in parameters:
             if "momentum" not in self.state[parameter]:
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
-        momenta = [local(self.state[parameter]["momentum"]) for parameter in parameters]
+        momenta = [self.state[parameter]["momentum"] for parameter in parameters]
         torch._foreach_mul_(momenta, MOMENTUM)
         torch._foreach_add_(momenta, gradients)
-        steps = list(torch._foreach_add(gradients, momenta, alpha=MOMENTUM))
-        num_columns = math.prod(steps[0].shape[1:])
-        stack = steps[0].new_empty(len(steps), len(steps[0]), num_columns, dtype=self.dtype)
+        steps = [*map(unsharded, torch._foreach_add(gradients, momenta, alpha=MOMENTUM))]
+        num_rows, num_columns = len(steps[0]), math.prod(steps[0].shape[1:])
+        stack = steps[0].new_empty(len(steps), num_rows, num_columns, dtype=self.dtype)
         torch._foreach_copy_(_unstacked(stack, steps[0].shape), steps)
-        group = processes_of(first, are_copies=False)
-
-        def compute(part: Tensor) -> Tensor:
-            if group is None:
-                return orthogonalized(part, self.dtype)
-            return orthogonalized_shards(part, num_rows, group, self.dtype)
-
-        stack = divided(stack, processes_of(first, are_copies=True), compute)
-        size = lr * 0.2 * math.sqrt(max(num_rows, stack.shape[2]))
+        directions = _unstacked(orthogonalized(stack, self.dtype), steps[0].shape)
+        size = lr * 0.2 * math.sqrt(max(num_rows, num_columns))
         weights = [local(parameter) for parameter in parameters]
+        parts = [local_rows(p, whole) for p, whole in zip(parameters, directions, strict=True)]
         torch._foreach_mul_(weights, 1 - lr * weight_decay)
-        torch._foreach_add_(weights, _unstacked(stack, weights[0].shape), alpha=-size)
-
-
-def processes_of(parameter: Any, *, are_copies: bool) -> dist.ProcessGroup | None:
-    """Return the processes that hold the shards of a parameter, or copies; None for one process."""
-    if hasattr(parameter, "to_local"):
-        mesh, places = parameter.device_mesh, enumerate(parameter.placements)
-        dims = [i for i, p in places if p.is_replicate() == are_copies and mesh.size(i) > 1]
-        return mesh.get_group(dims[0]) if dims else None
-    has_copies = are_copies and dist.is_initialized() and dist.get_world_size() > 1
-    return dist.group.WORLD if has_copies else None
+        torch._foreach_add_(weights, parts, alpha=-size)
 
 
 def _unstacked(stack: Float[Tensor, "k m n"], shape: torch.Size) -> list[Tensor]:
@@ -233,48 +213,3 @@ def _steps_factor(gram: Float[Tensor, "k m m"], num_steps: int) -> Float[Tensor,
             gram = torch.baddbmm(half, rest, half, beta=a)
     assert factor is not None
     return factor
-
-
-def divided(
-    stack: Float[Tensor, "k m n"],
-    group: dist.ProcessGroup | None,
-    compute: Callable[[Float[Tensor, "i m n"]], Float[Tensor, "i m n"]],
-) -> Float[Tensor, "k m n"]:
-    """Apply a function to a stack of matrices, of which each process of a group has a share.
-
-    All processes of the group must call this function; None is one process.
-    """
-    if group is None:
-        return compute(stack)
-    size, rank = dist.get_world_size(group), dist.get_rank(group)
-    share = -(-len(stack) // size)
-    computed = stack.new_zeros(share, *stack.shape[1:])
-    if len(part := stack[rank * share : (rank + 1) * share]):
-        computed[: len(part)] = compute(part)
-    gathered = stack.new_empty(size * share, *stack.shape[1:])
-    # send bytes, since gloo supports few dtypes
-    parts = [part.flatten().view(torch.uint8) for part in gathered.chunk(size)]
-    dist.all_gather(parts, computed.flatten().view(torch.uint8), group=group)
-    return gathered[: len(stack)]
-
-
-def orthogonalized_shards(
-    shards: Float[Tensor, "k r n"], num_rows: int, group: dist.ProcessGroup, dtype: torch.dtype
-) -> Float[Tensor, "k r n"]:
-    """Orthogonalize a stack `[k, num_rows, n]` of matrices whose rows are sharded over processes.
-
-    All processes of the group must call this function; each matrix is orthogonalized in one of
-    them in `dtype`, and its rows are sent back.
-    """
-    size, (k, own_rows, n) = dist.get_world_size(group), shards.shape
-    share, most_rows = -(-k // size), -(-num_rows // size)
-    rows = shards.new_zeros(size * share, most_rows, n, dtype=dtype)
-    rows[:k, :own_rows] = shards
-    received = torch.empty_like(rows)
-    dist.all_to_all_single(received, rows, group=group)  # from [matrix, own row] ...
-    by_process = received.view(size, share, most_rows, n)
-    whole = by_process.transpose(0, 1).flatten(1, 2)  # ... to [own matrix, row]
-    whole[:, :num_rows] = orthogonalized(whole[:, :num_rows], dtype)
-    by_process = whole.view(share, size, most_rows, n).transpose(0, 1).contiguous()
-    dist.all_to_all_single(rows, by_process.flatten(0, 1), group=group)
-    return rows[:k, :own_rows]

@@ -4,7 +4,7 @@ The schedules are adaptive, so that a preset trains well under any weighting. Th
 where the decoder of the likelihood resolves the pixel values: log-SNR 7.8 for the 17 values of
 digits, VDM's 13.3 for 256, both 6 standard deviations of the noise from one value to the next.
 
-Three presets for ImageNet have published settings for networks and optimizers, and the weighting
+Two presets for ImageNet have published settings for networks and optimizers, and the weighting
 and schedule of Kingma & Gao (2023), https://arxiv.org/abs/2303.00848. Set `--data.path` to the
 folder that `elbos data` wrote.
 """
@@ -25,7 +25,7 @@ from elbos.theory import parameterizations, weightings
 from elbos.theory.adaptive import Adaptive
 from elbos.theory.schedules import EDMSampling
 from elbos.training.config import Averaging, Config, Optimizer, Output
-from elbos.training.data import Digits, Fashion, Latents, Packed, Toy
+from elbos.training.data import Digits, Fashion, Packed, Toy
 from elbos.training.sampling import Sampling
 
 _FINE = (5, 6, 7, 8)  # measured for 256 pixel values: with 7 and 8 alone, 0.12 bits/dim worse
@@ -111,21 +111,6 @@ PRESETS: dict[str, Config] = {
         batch_size=2048,
         output=_RARELY,
     ),
-    # Ma et al. (2024), https://arxiv.org/abs/2401.08740 (SiT-L/2; DiT's optimizer): AdamW at 1e-4,
-    # a batch of 256, 400,000 steps, EMA 0.9999, flow matching with uniform times, which weighs
-    # exp(-log-SNR / 2), labels dropped in a tenth.
-    "imagenet256-latents-vit": Config(
-        data=Latents(path=Path("/data/imagenet-256-latents")),
-        network=ViTConfig(num_features=1024, num_blocks=24),
-        parameterization=parameterizations.Flow(),
-        schedule=Adaptive(logsnr_min=-10.0, logsnr_max=10.0),
-        weighting=weightings.Exponential(rate=0.5),
-        optimizer=_PUBLISHED,
-        averaging=Averaging(relative_width=0.025),
-        num_images=400_000 * 256,
-        batch_size=256,
-        output=_RARELY,
-    ),
 }
 """Every preset by name."""
 
@@ -137,7 +122,6 @@ SUMMARIES = {
     "fashion-vit": "Fashion-MNIST and a vision transformer, as long as the U-Net.",
     "imagenet64-adm": "ImageNet at 64x64, packed, and ADM's U-Net: the paper's experiment.",
     "imagenet128-uvit": "ImageNet at 128x128, packed, and simple diffusion's U-ViT.",
-    "imagenet256-latents-vit": "Latents of ImageNet at 256x256, and a vision transformer (L/2).",
 }
 
 

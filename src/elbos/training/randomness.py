@@ -4,19 +4,15 @@ A run that resumes, or is divided into other batches, processes or devices, draw
 uninterrupted run in one process. Only numbers that a network draws by itself, such as masks of
 dropout, also depend on the process and the micro-batch.
 
-Noise and dropped labels come from Philox (`elbos.base.philox`); random flips and crops of the data
-are keyed by the indices of the samples and their epochs (`Visits`).
+Noise and dropped labels, flips and crops of the data come from Philox (`elbos.base.philox`).
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float64
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from elbos.base.philox import Purpose, Stream
 from elbos.theory.schedules import low_discrepancy_times
 
 
@@ -49,19 +45,3 @@ def seed_torch(*key: int) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.accelerator.is_available() and get_worker_info() is None:
         torch.get_device_module().manual_seed(seed)
-
-
-@dataclass(frozen=True)
-class Visits:
-    """Random numbers for augmentation that depend only on the seed, the sample and the epoch."""
-
-    key: tuple[int, int]
-    rows: Int64[Tensor, " b"]
-    epochs: Int64[Tensor, " b"]
-
-    def uniform(self, purpose: Purpose, num: int) -> Float32[Tensor, "b num"]:
-        """Return `num` uniform random numbers in (0, 1] for each sample."""
-        return Stream(self.key, purpose).uniform(self.epochs, self.rows, num)
-
-    def normal(self, purpose: Purpose, shape: tuple[int, ...]) -> Float32[Tensor, "b *d"]:
-        return Stream(self.key, purpose).normal(self.epochs, self.rows, shape)

@@ -59,11 +59,7 @@ class Sampling(Typed):
         )
 
     def logsnrs(self, trained: Schedule) -> Float[Tensor, " n"]:
-        """Return the log-SNRs of the sampler's steps, within the range of the training.
-
-        Raises:
-            ValueError: If the grid and the training share no noise levels.
-        """
+        """Return the log-SNRs of the sampler's steps, within the range of the training."""
         return samplers.grid(self.grid_within(trained), self.num_steps)
 
     @property

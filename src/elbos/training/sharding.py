@@ -9,11 +9,11 @@ FSDP2 takes most of a second to import, and is imported where it is used.
 """
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,18 +23,13 @@ MIN_PARAMETERS = 2**18  # least of a gathered block: for smaller ones latency ex
 
 
 def shard(
-    network: nn.Module,
-    processes: Processes,
-    shard_size: int,
-    *,
-    by_blocks: bool = True,
-    dtype: torch.dtype = torch.float32,
+    network: nn.Module, shard_size: int, processes: Processes, *, is_bf16: bool, by_blocks: bool
 ) -> None:
     """Shard the parameters of a network in place, one copy over each `shard_size` processes.
 
-    Blocks are gathered in `dtype` when they are called, for less memory. If not `by_blocks`, the
-    network is gathered at once, which is also correct for blocks that are not just called.
-    Gradients are averaged in float32; parameters outside of blocks keep their dtype.
+    Blocks are gathered in the run's precision when they are called, for less memory, or at once
+    where they may be used otherwise than by a call. Gradients are averaged in float32; parameters
+    outside of blocks keep their dtype.
     """
     if processes.num % shard_size:
         raise ValueError(
@@ -55,24 +50,28 @@ def shard(
         for parameter in network.parameters():
             parameter.data = parameter.data.contiguous()
             parameter.requires_grad &= parameter.numel() > 0
-    policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
-    if dtype == torch.float32:
-        policy = MixedPrecisionPolicy()
+    policy = MixedPrecisionPolicy()
+    if is_bf16:
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for block in blocks(network) if by_blocks else []:
         if sum(p.numel() for p in block.parameters()) >= MIN_PARAMETERS:
             fully_shard(block, mesh=mesh, mp_policy=policy)
     # the root would stay gathered until a backward pass, which averages never have
     is_trained = any(parameter.requires_grad for parameter in network.parameters())
     fully_shard(network, mesh=mesh, reshard_after_forward=not is_trained)
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
 
 
-def replicated(loss: nn.Module, *, uses_all: bool) -> DistributedDataParallel:
-    """Wrap a loss in DDP; unless it `uses_all` parameters, DDP searches for unused ones."""
-    buffers = [name for name, _ in loss.named_buffers()]  # broadcast by `share_buffers`
+def replicated(loss: nn.Module, *, may_leave_unused: bool) -> nn.Module:
+    """Wrap a loss in DDP, of whose parameters some may be unused."""
+    buffers = [name for name, _ in loss.named_buffers()]  # the loop broadcasts them, of any dtype
     ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
     ignore(loss, buffers)  # type: ignore[no-untyped-call]
     return DistributedDataParallel(
-        loss, init_sync=False, find_unused_parameters=not uses_all, gradient_as_bucket_view=True
+        loss,
+        init_sync=False,
+        find_unused_parameters=may_leave_unused,
+        gradient_as_bucket_view=True,
     )
 
 
@@ -95,35 +94,13 @@ def sharded_parts(network: nn.Module) -> list[nn.Module]:
     return [m for m in network.modules() if hasattr(m, "set_requires_gradient_sync")]
 
 
-@contextmanager
-def returning_views() -> Iterator[None]:
-    """Suppress FSDP2's warning that a module returns a view, in the `with` block."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
-        yield
-
-
-def share_initial(network: nn.Module) -> None:
-    """Copy weights and buffers of an unsharded network from the main process to all others."""
-    for tensor in (*network.parameters(), *network.buffers()):
-        _broadcast(tensor)
-
-
-def share_buffers(network: nn.Module) -> None:
-    if any(True for _ in network.buffers()):
-        parameters = dict(network.named_parameters())
-        for name, tensor in network.state_dict().items():
-            if name not in parameters:
-                _broadcast(tensor)
-
-
 @torch.no_grad()
-def _broadcast(tensor: Tensor) -> None:
-    import torch.distributed as dist
-
-    sent = tensor.contiguous()
-    dist.broadcast(sent.flatten().view(torch.uint8), src=0)
-    tensor.copy_(sent)
+def broadcast(tensors: Iterable[Tensor]) -> None:
+    """Copy unsharded tensors from the main process to all others."""
+    for tensor in tensors:
+        sent = tensor.contiguous()
+        dist.broadcast(sent.flatten().view(torch.uint8), src=0)  # gloo knows few dtypes
+        tensor.copy_(sent)
 
 
 def set_is_last_part(loss: Any, is_last: bool) -> None:
@@ -138,15 +115,20 @@ def set_is_last_part(loss: Any, is_last: bool) -> None:
         loss.network.set_requires_all_reduce(is_last)
 
 
-def is_sharded(tensor: Tensor) -> bool:
-    return hasattr(tensor, "full_tensor")
-
-
-def local(tensor: Tensor) -> Tensor:
-    part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+def local(tensor: Any) -> Tensor:
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return part
 
 
-def unsharded(tensor: Tensor) -> Tensor:
-    whole: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+def unsharded(tensor: Any) -> Tensor:
+    whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return whole
+
+
+def local_rows(tensor: Any, value: Tensor) -> Tensor:
+    """Return the rows of an unsharded value that belong to this process's shard of a tensor."""
+    if not hasattr(tensor, "device_mesh"):
+        return value
+    mesh = tensor.device_mesh["shard"]
+    start = min(-(-len(tensor) // mesh.size()) * mesh.get_local_rank(), len(tensor))
+    return value[start : start + len(local(tensor))]

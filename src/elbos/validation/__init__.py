@@ -14,7 +14,7 @@ References:
     Kingma & Gao (2023), https://arxiv.org/abs/2303.00848
 """
 
-from elbos.validation.by_level import BinnedLoss, LossByLevel
+from elbos.validation.by_level import BinnedLoss, LossByLevel, scalars
 from elbos.validation.estimate import Estimate
 from elbos.validation.history import ValidationHistory
 from elbos.validation.measurements import ControlVariate, Measurements, fit
@@ -32,4 +32,5 @@ __all__ = [
     "ValidationHistory",
     "Validator",
     "fit",
+    "scalars",
 ]

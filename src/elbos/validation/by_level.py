@@ -19,9 +19,9 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.base.checks import Diagnosed, require_floating, require_one_loss_each
+from elbos.base.checks import require_floating, require_one_loss_each, typed
 from elbos.base.codec import decode, encode
-from elbos.base.sharing import require_processes
+from elbos.base.processes import require_processes
 from elbos.theory.schedules import Schedule
 from elbos.validation.result import Validation
 
@@ -57,6 +57,33 @@ class BinnedLoss:
         return loss
 
 
+@typed
+def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict[str, float]:
+    """Convert a validation or training loss to named numbers, for any experiment tracker.
+
+    They suit, for example, `accelerator.log(scalars(result), step=step)` or Lightning's `log_dict`.
+    A validation gives its bound and standard error, both in bits per dimension; both results give
+    the mean loss in each bin of log-SNR, nats per dimension.
+
+    Args:
+        result: A validation, or the loss by noise level.
+        name: Prefix of all names. Default: "validation", for a `BinnedLoss` "train".
+
+    Examples:
+        >>> loss_by_level = LossByLevel([-5.0, 0.0, 5.0])
+        >>> loss_by_level.update(torch.tensor([-1.0, 1.0]), torch.tensor([0.25, 0.5]))
+        >>> scalars(loss_by_level.result())["train/loss_by_level/1_logsnr_0.0_to_5.0"]
+        0.5
+    """
+    if isinstance(result, BinnedLoss):
+        return losses_by_level(result, name or "train")
+    name, bits = name or "validation", result.bits
+    numbers = {f"{name}/bits_per_dim": bits.mean}
+    if math.isfinite(bits.standard_error):  # infinite or NaN for a single sample
+        numbers[f"{name}/standard_error"] = bits.standard_error
+    return numbers | losses_by_level(result, name)
+
+
 def losses_by_level(result: Validation | BinnedLoss, name: str = "validation") -> dict[str, float]:
     """Return the mean loss of each bin by its name, in nats per dimension and unit of log-SNR."""
     if isinstance(result, BinnedLoss):
@@ -73,7 +100,7 @@ def losses_by_level(result: Validation | BinnedLoss, name: str = "validation") -
     }
 
 
-class LossByLevel(Diagnosed):
+class LossByLevel:
     r"""Running mean of the unweighted training loss in bins of log-SNR.
 
     An update is a few small operations on the device of the losses, without synchronization.

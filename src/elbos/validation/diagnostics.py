@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -17,17 +17,16 @@ from elbos.base.errors import flat, warn
 from elbos.base.items import Items
 from elbos.theory.denoiser import Denoise, Denoiser, estimate
 from elbos.theory.parameterizations import Flow
-from elbos.theory.process import align, alpha_sigma, diffuse
-from elbos.validation.draws import FIXED, Draws
+from elbos.theory.process import diffuse
 from elbos.validation.estimate import Estimate
-from elbos.validation.execution import Execution
+from elbos.validation.execution import mean
 from elbos.validation.result import Validation
 
 NUM_READ_TWICE = 8  # samples: a flip of half of them is missed once in 256
 NUM_CHECKED = 4  # samples on which the denoiser is called again; at most a batch
 _OTHER_DEVICE = "same device", "expected device", "torch.cuda."  # parts of torch's messages
 MAX_CHANGE = 1e-3  # change of a repeated estimate: GPUs vary the order of additions
-COUPLED_LOGSNR, NUM_SPREAD = -5.0, 32  # for data of unit variance; number of samples
+COUPLED_LOGSNR = -5.0  # for data of unit variance
 MAX_SCATTER = 1.5  # below 1 of an exact denoiser, 2 / (1 + exp(-5 / 2))^2 = 1.7 of transport
 MAX_MISFIT = 0.05  # relative to z: rounding to bfloat16 and to the nearest of 1,000 steps
 
@@ -96,48 +95,15 @@ class _CoarsestType(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-@torch.no_grad()
-def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> str:
-    """Test the denoiser and the data on a small batch, and return the precision of its arithmetic.
-
-    Raises an error or warns if the validation would be wrong.
-    """
-    denoiser, source = execution.denoiser, execution.source
-    if isinstance(source, Items):
-        _warn_if_random(source)
-    num = min(NUM_CHECKED, execution.batch_size)
-    rows = torch.arange(num) % len(source)
-    x, cond = execution.batch(rows)
-    require_scaled(x)
-    eps = draws.noise(rows, FIXED, x.shape[1:]).to(x)
-    logsnr = torch.linspace(*ends, num + 2)[1:-1].to(x)
-    z = diffuse(x, eps, logsnr)
-    with explained_types(x):
-        with _CoarsestType() as coarsest:
-            x_hat, eps_hat = estimate(denoiser, z.clone(), logsnr, cond)
-        precision = str(coarsest.dtype).removeprefix("torch.")
-        _warn_if_varying(denoiser, eps_hat, z, logsnr, cond)
-        if isinstance(getattr(denoiser, "parameterization", None), Flow):
-            _warn_if_coupled(execution, draws, ends)
-        if not isinstance(denoiser, Denoiser):
-            _require_consistent(x_hat, eps_hat, z, logsnr)
-            return precision
-        low, high = (denoiser.output(x, torch.full((len(x),), end).to(x), cond) for end in ends)
-    if ends[0] < ends[1] and torch.equal(low, high) and low.any():
-        warn(
-            "the network ignores its second argument: its output is the same at both ends.",
-            TimeIgnoredWarning,
-        )
-    return precision
-
-
-def _warn_if_random(items: Items) -> None:
-    rows = torch.arange(min(NUM_READ_TWICE, len(items)))
+def check_data(items: Items) -> None:
+    """Test the scale of a few samples; warn if they are others when they are read again."""
+    rows = torch.linspace(0, len(items) - 1, NUM_READ_TWICE).long()  # they may be sorted
     first: list[Tensor] = []
     second: list[Tensor] = []
     for read in (first, second):
         x, cond = items.batch(rows)
         map_tensors(read.append, {"x": x, "cond": cond})
+    require_scaled(x)
     if not all(
         torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
         for a, b in zip(first, second, strict=True)
@@ -149,23 +115,67 @@ def _warn_if_random(items: Items) -> None:
         )
 
 
-def _warn_if_varying(
+@torch.no_grad()
+def check(
     denoiser: Denoise,
-    eps_hat: Float[Tensor, "b *d"],
-    z: Float[Tensor, "b *d"],
-    logsnr: Float[Tensor, " b"],
+    x: Float[Tensor, "b *d"],
     cond: Condition,
-) -> None:
-    # again, dropout gives other estimates; in halves, batch norm does
-    def change(num: int) -> float:
-        rows = (slice(i, i + num) for i in range(0, len(z), num))
-        again = torch.cat(
-            [estimate(denoiser, z[i].clone(), logsnr[i], cond_at(cond, i))[1] for i in rows]
-        )
-        return float((again - eps_hat).norm() / eps_hat.norm().clamp(min=1e-30))
+    mask: Bool[Tensor, "b *d"] | None,
+    eps: Float[Tensor, "b *d"],
+    ends: tuple[float, float],
+    batch_size: int,
+) -> str:
+    """Test a denoiser on samples spread over the data; return the precision of its arithmetic.
 
-    for num, how, most in ((len(z), "again", MAX_CHANGE), (len(z) // 2, "in halves", MAX_MISFIT)):
-        if num and (deviation := change(num)) > most:
+    Raises an error or warns if the validation would be wrong.
+    """
+    few = torch.arange(min(NUM_CHECKED, batch_size)) * (len(x) // NUM_CHECKED)
+    x_few, cond_few = x[few], cond_at(cond, few)
+    logsnr = torch.linspace(*ends, len(few) + 2)[1:-1].to(x)
+    z = diffuse(x_few, eps[few], logsnr)
+    coupled_level = COUPLED_LOGSNR - x.var(0).mean().log().item()
+    is_flow = isinstance(getattr(denoiser, "parameterization", None), Flow)
+    may_be_coupled = is_flow and ends[0] < coupled_level < ends[1]
+    if may_be_coupled:
+        coupled_logsnr = torch.full((len(x),), coupled_level).to(x)
+        coupled_z = diffuse(x, eps, coupled_logsnr)
+
+    def estimates(z: Tensor, logsnr: Tensor, cond: Condition, size: int) -> tuple[Tensor, Tensor]:
+        parts = torch.split(torch.arange(len(z)), size)
+        pairs = [estimate(denoiser, z[i].clone(), logsnr[i], cond_at(cond, i)) for i in parts]
+        x_hat, eps_hat = (torch.cat(each) for each in zip(*pairs, strict=True))
+        return x_hat, eps_hat
+
+    with explained_types(x):
+        with _CoarsestType() as coarsest:
+            x_hat, eps_hat = estimates(z, logsnr, cond_few, len(z))
+        _, again = estimates(z, logsnr, cond_few, len(z))
+        _, in_halves = estimates(z, logsnr, cond_few, max(1, len(z) // 2))
+        if may_be_coupled:
+            coupled, _ = estimates(coupled_z, coupled_logsnr, cond, batch_size)
+        if isinstance(denoiser, Denoiser):
+            levels = (torch.full((len(few),), end).to(x) for end in ends)
+            low, high = (denoiser.output(x_few, level, cond_few) for level in levels)
+    _warn_if_varying(eps_hat, again, in_halves)
+    if not isinstance(denoiser, Denoiser):
+        _require_consistent(x_hat, eps_hat, z, logsnr)
+    elif ends[0] < ends[1] and torch.equal(low, high) and low.any():
+        warn(
+            "the network ignores its second argument: its output is the same at both ends.",
+            TimeIgnoredWarning,
+        )
+    if may_be_coupled:
+        _warn_if_coupled(coupled, x, mask, coupled_level)
+    return str(coarsest.dtype).removeprefix("torch.")
+
+
+def _warn_if_varying(eps_hat: Tensor, again: Tensor, in_halves: Tensor) -> None:
+    """Warn if estimates of a batch differ the second time, as by dropout, or in halves, as by
+    batch norm.
+    """
+    for other, how, most in ((again, "again", MAX_CHANGE), (in_halves, "in halves", MAX_MISFIT)):
+        deviation = float((other - eps_hat).norm() / eps_hat.norm().clamp(min=1e-30))
+        if deviation > most:
             warn(
                 f"the denoiser's estimates are {100 * deviation:.2g} % off when a batch is given "
                 f"{how}, as those of a network in training mode: the validator sets evaluation "
@@ -175,30 +185,43 @@ def _warn_if_varying(
             return
 
 
-def _warn_if_coupled(execution: Execution, draws: Draws, ends: tuple[float, float]) -> None:
+def _require_consistent(
+    x_hat: Float[Tensor, "b *d"],
+    eps_hat: Float[Tensor, "b *d"],
+    z: Float[Tensor, "b *d"],
+    logsnr: Float[Tensor, " b"],
+) -> None:
+    """Test whether the estimates of data and noise add up to the noisy data."""
+
+    def misfit(first: Tensor, second: Tensor) -> float:
+        error = (diffuse(first, second, logsnr) - z).flatten(1).norm(dim=1)
+        return float((error / z.flatten(1).norm(dim=1)).max())
+
+    error = misfit(x_hat, eps_hat)
+    if not error > MAX_MISFIT:
+        return
+    if misfit(eps_hat, x_hat) < MAX_MISFIT:
+        raise ValueError("the denoiser returns (eps_hat, x_hat): it has to be (x_hat, eps_hat).")
+    warn(
+        f"alpha x_hat + sigma eps_hat of the denoiser is {100 * error:.0f} % off z, as where x_hat "
+        "is clipped: the bound is that of eps_hat alone.",
+        InconsistentEstimatesWarning,
+    )
+
+
+def _warn_if_coupled(x_hat: Tensor, x: Tensor, mask: Tensor | None, logsnr: float) -> None:
     r"""Warn if $\hat x$ is further from $x$ than the mean of all $\hat x$ is.
 
     If $\hat x = \mathbb E[x \mid z]$, what varies with $z$ brings it closer. A network of noise
     that was chosen for the data estimates some $x$ for every noise, which adds its variance.
     """
-    rows = torch.linspace(0, len(execution.source) - 1, NUM_SPREAD).long()  # over sorted data
-    x, cond = execution.batch(rows)
-    level = COUPLED_LOGSNR - x.var(0).mean().log().item()
-    if not ends[0] < level < ends[1]:
-        return
-    eps = draws.noise(rows, FIXED, x.shape[1:]).to(x)
-    logsnr = torch.full((len(x),), level).to(x)
-    z = diffuse(x, eps, logsnr)
-    parts = torch.split(torch.arange(NUM_SPREAD), execution.batch_size)
-    pairs = [estimate(execution.denoiser, z[i], logsnr[i], cond_at(cond, i)) for i in parts]
-    x_hat = torch.cat([pair[0] for pair in pairs])
-    error, of_mean = (execution.mean((y - x) ** 2, cond).mean() for y in (x_hat, x_hat.mean(0)))
+    error, of_mean = (mean((y - x) ** 2, mask).mean() for y in (x_hat, x_hat.mean(0)))
     # An exact denoiser of broader data scatters more than these data do.
     is_broader = x_hat.var(0).mean() > MAX_SCATTER * x.var(0).mean()
     if error > MAX_SCATTER * of_mean and not is_broader:
         warn(
-            f"at log-SNR {level:.1f} the error of x_hat is {error / of_mean:.1f} times that of its "
-            "mean: the network is hardly trained, or on noise coupled to the data (optimal "
+            f"at log-SNR {logsnr:.1f} the error of x_hat is {error / of_mean:.1f} times that of "
+            "its mean: the network is hardly trained, or on noise coupled to the data (optimal "
             "transport), for which likelihood.flow_likelihood is right, and this bound is not.",
             CoupledNoiseWarning,
         )
@@ -224,31 +247,6 @@ def warn_if_poor(result: Validation) -> None:
             "as a v loss on the cosine schedule does, causes it, too: see the loss by noise level.",
             WorseThanUniformWarning,
         )
-
-
-def _require_consistent(
-    x_hat: Float[Tensor, "b *d"],
-    eps_hat: Float[Tensor, "b *d"],
-    z: Float[Tensor, "b *d"],
-    logsnr: Float[Tensor, " b"],
-) -> None:
-    """Test whether the estimates of data and noise add up to the noisy data."""
-    alpha, sigma = alpha_sigma(align(logsnr, z))
-
-    def misfit(first: Tensor, second: Tensor) -> float:
-        error = (alpha * first + sigma * second - z).flatten(1).norm(dim=1)
-        return float((error / z.flatten(1).norm(dim=1)).max())
-
-    error = misfit(x_hat, eps_hat)
-    if not error > MAX_MISFIT:
-        return
-    if misfit(eps_hat, x_hat) < MAX_MISFIT:
-        raise ValueError("the denoiser returns (eps_hat, x_hat): it has to be (x_hat, eps_hat).")
-    warn(
-        f"alpha x_hat + sigma eps_hat of the denoiser is {100 * error:.0f} % off z, as where x_hat "
-        "is clipped: the bound is that of eps_hat alone.",
-        InconsistentEstimatesWarning,
-    )
 
 
 def warn_if_missed(bits: Estimate, target_se: float, num_evaluations: int) -> None:

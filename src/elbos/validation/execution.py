@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from elbos.base.checks import require_positive
-from elbos.base.conditions import Condition, cond_at, require_length, to_device
+from elbos.base.conditions import Condition, cond_at, require_tensors, to_device
 from elbos.base.errors import message
-from elbos.base.items import Batch, Batched
+from elbos.base.items import Batched
 from elbos.base.progress import Start, silent
 from elbos.models.likelihood.terms import require_levels
 from elbos.theory.denoiser import Denoise
@@ -52,7 +52,7 @@ class Execution:
     start: Start = silent
 
     def __post_init__(self) -> None:
-        require_length(self.cond, len(self.source))
+        require_tensors(self.cond, len(self.source))
         require_positive(batch_size=self.batch_size)
         self.device  # noqa: B018, raises if the name is not a device
 
@@ -79,44 +79,45 @@ class Execution:
         parameter_dtype = next((p.dtype for p in parameters if p.is_floating_point()), None)
         return parameter_dtype if parameter_dtype in (None, torch.float64) else torch.float32
 
-    def batch(self, rows: Tensor) -> Batch:
+    def batch(self, rows: Tensor) -> tuple[Tensor, Condition, Tensor | None]:
+        """Return samples, their condition, and which of their values count (None: all)."""
         x, cond = self.source.batch(rows)
         if self.cond is not None:
             cond = cond_at(self.cond, rows)
-        counted = x
+        sent = to_device({"x": x.to(dtype=self.dtype), "cond": cond}, self.device)
+        mask, counted = None, x
         if self.mask_of is not None:
-            mask = self._mask(self.mask_of, x, cond).to(x.device)
+            mask = _mask(self.mask_of, x, cond).to(x.device)
             if (is_empty := ~mask.flatten(1).any(1).cpu()).any():
                 raise ValueError(
                     f"mask_of counts no value of sample {rows[is_empty][0]}: leave it out."
                 )
-            counted = x.where(mask, -1)
+            counted, mask = x.where(mask, -1), mask.to(self.device)
         if self.num_levels is not None:
             require_levels(counted, self.num_levels)
-        return to_device(x.to(dtype=self.dtype), self.device), to_device(cond, self.device)
+        return sent["x"], sent["cond"], mask
 
-    def mean(self, values: Tensor, cond: Condition) -> Tensor:
-        """Return the mean of each sample, `[b]`, over its values that count."""
-        if self.mask_of is None:
-            return values.flatten(1).mean(1)
-        mask = self._mask(self.mask_of, values, cond)
-        return values.where(mask, 0).flatten(1).sum(1) / mask.flatten(1).sum(1)
 
-    @staticmethod
-    def _mask(mask_of: Callable[[Condition], Tensor], values: Tensor, cond: Condition) -> Tensor:
-        try:
-            mask = mask_of(cond)
-        except Exception as error:
-            cause = f"{type(error).__name__}: {message(error)}"
-            raise ValueError(f"mask_of fails on a condition ({cause}).") from error
-        is_mask = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.ndim > 0
-        if not (is_mask and mask.shape == values.shape[: mask.ndim]):
-            what = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask)
-            shape = tuple(values.shape)
-            raise ValueError(
-                f"mask_of returned {what}: give booleans with the first axes of x, {shape}."
-            )
-        return mask.reshape(*mask.shape, *(1,) * (values.ndim - mask.ndim)).expand_as(values)
+def mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean of each sample, `[b]`, over its values that count."""
+    if mask is None:
+        return values.flatten(1).mean(1)
+    return values.where(mask, 0).flatten(1).sum(1) / mask.flatten(1).sum(1)
+
+
+def _mask(mask_of: Callable[[Condition], Tensor], x: Tensor, cond: Condition) -> Tensor:
+    try:
+        mask = mask_of(cond)
+    except Exception as error:
+        cause = f"{type(error).__name__}: {message(error)}"
+        raise ValueError(f"mask_of fails on a condition ({cause}).") from error
+    is_mask = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.ndim > 0
+    if not (is_mask and mask.shape == x.shape[: mask.ndim]):
+        what = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask)
+        raise ValueError(
+            f"mask_of returned {what}: give booleans with the first axes of x, {tuple(x.shape)}."
+        )
+    return mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim)).expand_as(x)
 
 
 def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:

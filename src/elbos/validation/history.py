@@ -15,8 +15,8 @@ import torch.distributed as dist
 from elbos.base.checks import Typed, require_positive, typed
 from elbos.base.conditions import Condition
 from elbos.base.errors import message
+from elbos.base.processes import require_calls
 from elbos.base.progress import LOGGER
-from elbos.base.sharing import require_calls
 from elbos.theory.denoiser import Denoise
 from elbos.validation.diagnostics import WorseThanUniformWarning
 from elbos.validation.estimate import Estimate
@@ -104,7 +104,14 @@ class ValidationHistory(Typed):
 
     @typed
     def update(self, step: int, model: Any) -> dict[str, float] | None:
-        """Validate the model if a validation is due.
+        """Validate the model if a validation is due: `validate`, or None."""
+        is_due = self.is_due(step)
+        self._last_step = step
+        return self.validate(step, model) if is_due else None
+
+    @typed
+    def validate(self, step: int, model: Any) -> dict[str, float]:
+        """Validate the model now.
 
         A model of float32 weights is evaluated in float32, though it is trained under autocast, and
         a module in evaluation mode, wherever the denoiser has it.
@@ -115,16 +122,11 @@ class ValidationHistory(Typed):
 
         Returns:
             The bound, its standard error and, from the second validation on, the paired difference
-            from the best one before (positive if worse) with its error, for a logger; None if no
-            validation is due.
+            from the best one before (positive if worse) with its error, for a logger.
 
         Raises:
             ValueError: If another process does not make the call within a minute.
         """
-        is_due = self.is_due(step)
-        self._last_step = step
-        if not is_due:
-            return None
         is_shared = self.is_shared and dist.is_available() and dist.is_initialized()
         if is_shared:
             require_calls("history.update")

@@ -1,5 +1,6 @@
 """Result of a validation: the losses of every sample, and all quantities derived from them."""
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,12 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.base import codec
-from elbos.base.checks import Diagnosed, typed
+from elbos.base import codec, files
+from elbos.base.checks import typed
 from elbos.base.errors import flat
 from elbos.base.extras import shown_by
 from elbos.theory.schedules import Schedule
-from elbos.validation import saved
 from elbos.validation.estimate import Estimate
 from elbos.validation.measurements import NUM_BINS, ControlVariate, Measurements
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 NATS_PER_BIT = math.log(2)
+_VERSION, _STATE = 1, "schedule."  # of the JSON values; prefix of a schedule's tensors
 NUMS_OF_BINS = (NUM_BINS, 24, 12, 6, 3)  # chosen by the number of measured levels
 LEVELS_PER_BIN = 20  # mean; the emptiest bin of a tuned density has a tenth of it
 
@@ -58,7 +59,7 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Validation(Diagnosed):
+class Validation:
     r"""The variational bound of each sample of a dataset.
 
     $$-\log p(x) \le \text{decoder} + \int \ell(\lambda)\,d\lambda + \text{prior}.$$
@@ -153,6 +154,7 @@ class Validation(Diagnosed):
             schedule.logsnr_min, schedule.logsnr_max, num_bins + 1, dtype=torch.float64
         )
 
+    @typed
     def weighted(
         self, weighting: Callable[[Tensor], Tensor], minus: "Validation | None" = None
     ) -> Estimate:
@@ -168,6 +170,7 @@ class Validation(Diagnosed):
             loss = loss - minus.measurements.integral(weighting)
         return self.measurements.estimate(loss)
 
+    @typed
     def difference(self, other: "Validation") -> Estimate:
         """Estimate the paired difference between the mean variational bounds of two denoisers.
 
@@ -207,7 +210,7 @@ class Validation(Diagnosed):
         return self._curve(lambda *bin_: first.curve(*bin_) - second.curve(*bin_), 12)
 
     def save(self, path: Path | str) -> None:
-        """Write the validation to a safetensors file.
+        """Write the validation to a file, as JSON.
 
         The file is replaced atomically; links are not followed.
 
@@ -215,7 +218,9 @@ class Validation(Diagnosed):
             OSError: If the file cannot be written; the error names `path`.
             ValueError: If the noise schedule is not a class of elbos.
         """
-        saved.write(Path(path), *self._parts())
+        content = json.dumps(self.to_dict()).encode()
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        files.write(Path(path), content)
 
     @classmethod
     def load(cls, path: Path | str) -> "Validation":
@@ -225,16 +230,45 @@ class Validation(Diagnosed):
             OSError: If the file cannot be read; the error names `path`.
             ValueError: If the file is damaged, of another version, or not a validation.
         """
-        path = Path(path)
         try:
-            return cls._from_parts(*saved.read(path))
+            return cls.from_dict(files.read_value(Path(path)))
         except ValueError as error:
             raise ValueError(f"{path} is not a readable validation: {flat(error)}.") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the validation as JSON values."""
-        tensors, data = self._parts()
-        return {**data, "tensors": {name: tensor.tolist() for name, tensor in tensors.items()}}
+        """Return the validation as JSON values.
+
+        Raises:
+            ValueError: If the noise schedule is not a class of elbos.
+        """
+        measurements, schedule = self.measurements, self.measurements.schedule
+        control = measurements.control
+        tensors = {
+            "logsnr": measurements.logsnr,
+            "loss": measurements.loss,
+            "prior": self.prior,
+            "decoder": self.decoder,
+            **({} if control is None else {"control.logsnr": control.logsnr}),
+            **({} if control is None else {"control.loss": control.loss}),
+            **{_STATE + name: state for name, state in schedule.state_dict().items()},
+        }
+        content = {
+            "version": _VERSION,
+            "num_levels": self.num_levels,
+            "precision": self.precision,
+            "is_lattice": measurements.is_lattice,
+            "schedule": codec.encode(schedule),
+            "tensors": {name: tensor.tolist() for name, tensor in tensors.items()},
+        }
+        try:
+            is_readable = codec.decode(Schedule, content["schedule"]) == schedule
+        except ValueError:
+            is_readable = False
+        if not is_readable:
+            raise ValueError(
+                f"{schedule!r} is not a schedule of elbos and cannot be written: use another one."
+            )
+        return content
 
     @classmethod
     @typed
@@ -247,64 +281,10 @@ class Validation(Diagnosed):
         """
         if not (isinstance(data, Mapping) and isinstance(data.get("tensors"), Mapping)):
             raise ValueError("this is not a validation: give the result of to_dict.")
-        return cls._from_parts(
-            {
-                name: torch.tensor(values, dtype=torch.float64)
-                for name, values in data["tensors"].items()
-            },
-            data,
-        )
-
-    def plot(self) -> "Figure":
-        """Plot the loss by noise level and the ELBO of noisy data."""
-        curves = {"loss": (self.by_level, self.elbo_by_level)}
-        figure: Figure = shown_by(self, "figures").by_level_figure(curves)
-        return figure
-
-    def _repr_html_(self) -> str:
-        html: str = shown_by(self).results_table(self).html()
-        return html
-
-    def _parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        measurements, schedule = self.measurements, self.measurements.schedule
-        try:
-            is_readable = codec.decode(Schedule, codec.encode(schedule)) == schedule
-        except ValueError:
-            is_readable = False
-        if not is_readable:
-            raise ValueError(
-                f"{schedule!r} is not a schedule of elbos and cannot be written: use another one."
-            )
-        tensors = {
-            "logsnr": measurements.logsnr,
-            "loss": measurements.loss,
-            "prior": self.prior,
-            "decoder": self.decoder,
-            **{saved.STATE + name: state for name, state in schedule.state_dict().items()},
-        }
-        if measurements.control is not None:
-            tensors |= {
-                "control.logsnr": measurements.control.logsnr,
-                "control.loss": measurements.control.loss,
-            }
-        data = {
-            "version": saved.VERSION,
-            "num_levels": self.num_levels,
-            "precision": self.precision,
-            "is_lattice": measurements.is_lattice,
-            "schedule": codec.encode(schedule),
-        }
-        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, data
-
-    @classmethod
-    def _from_parts(cls, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> "Validation":
-        if not isinstance(data, Mapping) or data.get("version") != saved.VERSION:
-            raise ValueError(f"it is not of version {saved.VERSION}")
-        state = {
-            name.removeprefix(saved.STATE): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(saved.STATE)
-        }
+        if data.get("version") != _VERSION:
+            raise ValueError(f"it is not of version {_VERSION}")
+        tensors = {n: torch.tensor(v, dtype=torch.float64) for n, v in data["tensors"].items()}
+        state = {n.removeprefix(_STATE): v for n, v in tensors.items() if n.startswith(_STATE)}
         try:
             schedule = codec.decode(Schedule, data["schedule"], "schedule")
             schedule.load_state_dict(state)
@@ -321,3 +301,13 @@ class Validation(Diagnosed):
             )
         except KeyError as error:
             raise ValueError(f"it lacks {error}") from error
+
+    def plot(self) -> "Figure":
+        """Plot the loss by noise level and the ELBO of noisy data."""
+        curves = {"loss": (self.by_level, self.elbo_by_level)}
+        figure: Figure = shown_by(self, "figures").by_level_figure(curves)
+        return figure
+
+    def _repr_html_(self) -> str:
+        html: str = shown_by(self).results_table(self).html()
+        return html

@@ -2,7 +2,8 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -22,16 +23,22 @@ from torch.utils.data import (
 from elbos.base.checks import Typed, require_positive, typed
 from elbos.base.conditions import Condition, cond_at, map_tensors, to_device
 from elbos.base.items import Batched, Items, first_item
+from elbos.base.processes import require_alike, share, summed, together, warn_if_several
 from elbos.base.progress import Start, silent
-from elbos.base.sharing import require_alike, share, summed, together, warn_if_several
 from elbos.models.likelihood import prior_loss, warn_if_unresolved
 from elbos.models.likelihood.terms import eps_errors, loss_of_levels
 from elbos.theory.denoiser import Denoise
 from elbos.theory.schedules import Linear, Schedule
-from elbos.validation.diagnostics import check, require_finite_losses, warn_if_missed, warn_if_poor
+from elbos.validation.diagnostics import (
+    check,
+    check_data,
+    require_finite_losses,
+    warn_if_missed,
+    warn_if_poor,
+)
 from elbos.validation.draws import FIXED, PILOT, Draws
 from elbos.validation.estimate import Estimate
-from elbos.validation.execution import Execution, Parts, Tensors, evaluating
+from elbos.validation.execution import Execution, Parts, Tensors, evaluating, mean
 from elbos.validation.measurements import (
     MIN_TUNING_SAMPLES,
     ControlVariate,
@@ -42,6 +49,7 @@ from elbos.validation.measurements import (
 from elbos.validation.result import NATS_PER_BIT, Validation
 
 ROUND_TIMES = 4  # evaluations per sample and round
+NUM_SPREAD = 32  # samples of the checks before a validation
 MAX_ROUNDS = 1000  # few, nearly equal samples approach a target only slowly
 
 
@@ -121,10 +129,10 @@ class Validator(Typed):
         if self.control is not None:
             ends.append(tuple(self.control.logsnr[[0, -1]].tolist()))
         for other in ends:
-            if other != (self.logsnr_min, self.logsnr_max):
+            if other != self._ends:
                 raise ValueError(
                     f"schedule or control variate are of log-SNRs in {other}, the validator's are "
-                    f"in {self.logsnr_min, self.logsnr_max}: give all the same ends."
+                    f"in {self._ends}: give all the same ends."
                 )
         if isinstance(self._source, Items):
             first_item(self._source)
@@ -157,6 +165,10 @@ class Validator(Typed):
         is_double = isinstance(data, Tensor) and data.dtype == torch.float64
         dtype = torch.float64 if is_double else torch.float32
         return Items(data, is_bounded=False, dtype=dtype, to_item=self.to_item)
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        return self.logsnr_min, self.logsnr_max
 
     @property
     def _schedule(self) -> Schedule:
@@ -208,11 +220,10 @@ class Validator(Typed):
         if is_shared is None:
             is_shared = False
             warn_if_several()
-        execution = self._execution(denoiser, cond, batch_size, is_shared, device, parts, start)
         target = None if target_se is None else target_se * NATS_PER_BIT
         rounds: list[Tensors] = []
-        with evaluating(denoiser):
-            precision = check(execution, self._draws, (self.logsnr_min, self.logsnr_max))
+        ends, settings = self._ends, (cond, batch_size, is_shared, device, parts, start)
+        with self._evaluation(ends, denoiser, *settings) as (execution, precision):
             while True:
                 number = len(rounds)
                 levels = self._logsnr(len(self), number, ROUND_TIMES)
@@ -263,9 +274,8 @@ class Validator(Typed):
         num = min(num_samples, len(self))
         even = self if self.schedule is None else replace(self, schedule=None, control=None)
         logsnr = even._logsnr(num, PILOT, num_times or num_pilot_times(num))
-        execution = self._execution(denoiser, cond, batch_size, is_shared, device, parts, start)
-        with evaluating(denoiser):
-            check(execution, self._draws, (self.logsnr_min, self.logsnr_max))
+        settings = cond, batch_size, is_shared, device, parts, start
+        with self._evaluation(self._ends, denoiser, *settings) as (execution, _):
             measured = self._round(execution, "pilot", PILOT, logsnr)
         loss = measured["loss"][:, None]
         is_lattice = num == len(self)
@@ -288,9 +298,8 @@ class Validator(Typed):
         """
         require_positive(num_levels=len(logsnr))
         levels = torch.tensor(logsnr, dtype=torch.float64).expand(len(self), -1)
-        execution = self._execution(denoiser, cond, batch_size, is_shared, device)
-        with evaluating(denoiser):
-            check(execution, self._draws, (min(logsnr), max(logsnr)))
+        ends, settings = (min(logsnr), max(logsnr)), (cond, batch_size, is_shared, device)
+        with self._evaluation(ends, denoiser, *settings) as (execution, _):
             return self._round(execution, "levels", FIXED, levels)["loss"]
 
     @typed
@@ -321,8 +330,19 @@ class Validator(Typed):
         levels = torch.stack([self._logsnr(len(self), i, ROUND_TIMES) for i in rounds], 1)
         return torch.equal(levels, result.measurements.logsnr)
 
-    def _execution(self, denoiser: Denoise, *settings: Any) -> Execution:
-        return Execution(denoiser, self._source, self.num_levels, self.mask_of, *settings)
+    @contextmanager
+    def _evaluation(
+        self, ends: tuple[float, float], denoiser: Denoise, *settings: Any
+    ) -> Iterator[tuple[Execution, str]]:
+        """Evaluate a denoiser within the block, after tests; gives the precision, too."""
+        execution = Execution(denoiser, self._source, self.num_levels, self.mask_of, *settings)
+        if isinstance(self._source, Items):
+            check_data(self._source)
+        rows = torch.linspace(0, len(self) - 1, NUM_SPREAD).long()  # the data may be sorted
+        with evaluating(denoiser):
+            x, cond, mask = execution.batch(rows)
+            eps = self._draws.noise(rows, FIXED, x.shape[1:]).to(x)
+            yield execution, check(denoiser, x, cond, mask, eps, ends, execution.batch_size)
 
     def _round(
         self, execution: Execution, name: str, number: int, logsnr: Float[Tensor, "n m"]
@@ -352,9 +372,7 @@ class Validator(Typed):
                     is_stored = part in parts
                     tensors = parts.part(part, block)
                 owned = slice(None if is_own else 0)
-                computed.append(
-                    (blocks[i][owned], {key: value[owned] for key, value in tensors.items()})
-                )
+                computed.append((blocks[i][owned], {n: v[owned] for n, v in tensors.items()}))
                 advance(levels.numel(), is_stored)
 
         if is_shared and parts is not None:  # some may find theirs finished
@@ -376,26 +394,25 @@ class Validator(Typed):
         number: int,
         logsnr: Float[Tensor, "b m"],
     ) -> Tensors:
-        num_times, size = logsnr.shape[1], execution.batch_size
-        x, cond = execution.batch(rows)
+        denoiser, num_times, size = execution.denoiser, logsnr.shape[1], execution.batch_size
+        x, cond, mask = execution.batch(rows)
         numbers = to_device(rows, execution.device)
         noise = self._draws.noise(numbers, number, (num_times + 1, *x.shape[1:])).to(x.dtype)
         levels = to_device(logsnr.flatten().to(x.dtype), execution.device)
         eps = noise[:, :-1].flatten(0, 1)
         many = map_tensors(
-            lambda part: part.repeat_interleave(num_times, 0), {"x": x, "cond": cond}
+            lambda part: part.repeat_interleave(num_times, 0), {"x": x, "cond": cond, "mask": mask}
         )
         many |= {"logsnr": levels, "eps": eps}
         parts = [cond_at(many, slice(k, k + size)) for k in range(0, len(levels), size)]
-        losses = torch.cat(
-            [execution.mean(eps_errors(execution.denoiser, **p), p["cond"]) for p in parts]
-        )
+        errors = (eps_errors(denoiser, p["x"], p["logsnr"], p["cond"], p["eps"]) for p in parts)
+        losses = torch.cat([mean(e, p["mask"]) for e, p in zip(errors, parts, strict=True)])
         single = x.reshape(-1, 1)  # prior and decoder, by element
         prior = prior_loss(single, self.logsnr_min)
         noise = noise[:, -1].reshape(-1, 1)
         decoder = loss_of_levels(single, self.logsnr_max, self.num_levels, noise)
         return {
             "loss": losses.reshape(len(rows), num_times),
-            "prior": execution.mean(prior.view_as(x), cond),
-            "decoder": execution.mean(decoder.view_as(x), cond),
+            "prior": mean(prior.view_as(x), mask),
+            "decoder": mean(decoder.view_as(x), mask),
         }

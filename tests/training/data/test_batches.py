@@ -7,31 +7,32 @@ import signal
 import pytest
 import torch
 
-from elbos.training import data
+from elbos.training.data.batches import Batches, batch_indices, epoch_order
+from elbos.training.data.dataset import Split
 
 
 @pytest.mark.parametrize(("num", "batch_size"), [(12, 4), (10, 3), (3, 7), (5, 5), (1, 4), (7, 1)])
 def test_each_epoch_visits_each_sample_once(num, batch_size):
     num_epochs = 2 * batch_size
     steps = num_epochs * num // batch_size
-    batches = [data.batch_indices(num, batch_size, seed=3, step=step) for step in range(steps)]
+    batches = [batch_indices(num, batch_size, seed=3, step=step) for step in range(steps)]
     assert {len(batch) for batch in batches} == {batch_size}
     for epoch, visited in enumerate(torch.cat(batches).split(num)):
         assert visited.sort().values.tolist() == list(range(num))
-        assert torch.equal(visited, data.epoch_order(num, 3, epoch))
+        assert torch.equal(visited, epoch_order(num, 3, epoch))
 
 
 def test_batches_are_a_pure_function_of_seed_and_step():
     arguments = [(50, 16, seed, step) for seed in (0, 1) for step in range(12)]
-    forward = [data.batch_indices(*args).clone() for args in arguments]
-    data.batch_indices(*arguments[-1]).zero_()  # writing to a batch must not reach the next caller
-    backward = [data.batch_indices(*args) for args in reversed(arguments)][::-1]
+    forward = [batch_indices(*args).clone() for args in arguments]
+    batch_indices(*arguments[-1]).zero_()  # writing to a batch must not reach the next caller
+    backward = [batch_indices(*args) for args in reversed(arguments)][::-1]
     torch.testing.assert_close(forward, backward, rtol=0, atol=0)
     assert len({tuple(batch.tolist()) for batch in forward}) == len(forward)
 
 
 def test_the_order_is_uniform():
-    orders = torch.stack([data.epoch_order(4, 0, epoch) for epoch in range(2_400)])
+    orders = torch.stack([epoch_order(4, 0, epoch) for epoch in range(2_400)])
     _, counts = orders.unique(dim=0, return_counts=True)
     assert len(counts) == 24
     chi_square = ((counts - 100.0) ** 2 / 100).sum()
@@ -41,47 +42,32 @@ def test_the_order_is_uniform():
 # --- made ahead ----------------------------------------------------------------------------------
 
 
-class Counted(data.Source):
+class Watched(Split):
     """The numbers 0..n-1 as pixel values of 1x1x2 pixels, with something done before each read."""
 
     def __init__(self, num, before=lambda rows: None):
-        self.num, self.before = num, before
+        rows = torch.arange(num)
+        x = torch.stack([rows, 100 + rows], dim=-1).to(torch.uint8)[:, None, None]
+        super().__init__(x, rows, 256)
+        object.__setattr__(self, "before", before)
 
-    @property
-    def shape(self):
-        return (self.num, 1, 1, 2)
-
-    def read(self, rows):
+    def stored(self, rows):
         self.before(rows.tolist())
-        return torch.stack([rows, 100 + rows], dim=-1).to(torch.uint8)[:, None, None]
-
-    def fingerprint(self):
-        return str(self.num)
+        return super().stored(rows)
 
 
-def batches(x, **settings):
-    given = {"batch_size": 4, "seed": 3, "share": slice(0, 4), **settings}
-    return data.Batches(dataset(x).train, **given)
-
-
-def dataset(x):
-    """Of a source or a tensor, labelled with the numbers of its samples."""
-    split = data.Split(
-        x if isinstance(x, data.Source) else data.InMemory(x), torch.arange(len(x)), 256
-    )
-    return data.Dataset("some", split, split, split, None, None)
+def batches(source):
+    return Batches(source, batch_size=4, seed=3, share=slice(0, 4))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("is_stored", [True, False])
-def test_a_batch_made_ahead_is_the_batch_of_its_step(num_workers, is_stored):
+def test_a_batch_made_ahead_is_the_batch_of_its_step(num_workers):
     """And its process looks for no module in the current folder."""
 
     def before(_):
         assert multiprocessing.parent_process() is None or os.environ["PYTHONSAFEPATH"] == "1"
 
-    source = Counted(10, before)
-    made = batches(source if is_stored else source[:])
+    made = batches(Watched(10, before))
     ahead = list(made.prefetched(2, 23, num_workers=num_workers))
     assert len(ahead) == 21
     for step, batch in enumerate(ahead, 2):
@@ -91,13 +77,13 @@ def test_a_batch_made_ahead_is_the_batch_of_its_step(num_workers, is_stored):
 
 
 def test_an_error_comes_where_its_batch_is_asked_for():
-    fifth = data.batch_indices(400, 4, 3, 4).tolist()
+    fifth = batch_indices(400, 4, 3, 4).tolist()
 
     def before(rows):
         if rows == fifth:
             raise OSError(5, "Input/output error", "train-00000.bin")
 
-    ahead = batches(Counted(400, before)).prefetched(0, 12)
+    ahead = batches(Watched(400, before)).prefetched(0, 12)
     for _ in range(4):
         next(ahead)
     with pytest.raises(OSError, match="train-00000"):
@@ -107,11 +93,11 @@ def test_an_error_comes_where_its_batch_is_asked_for():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_all_processes_stops_no_worker(number):
     """Terminals, torchrun and SLURM send it to the workers, too: the training ends by itself."""
-    made = batches(Counted(400))
+    made = batches(Watched(400))
     ahead = made.prefetched(0, 40, num_workers=2)
-    found = [next(ahead) for _ in range(4)]  # both workers have started
+    actual = [next(ahead) for _ in range(4)]  # both workers have started
     for worker in multiprocessing.active_children():
         os.kill(worker.pid, number)
-    found += ahead
-    assert all(torch.equal(batch.x, made[step].x) for step, batch in enumerate(found))
-    assert len(found) == 40
+    actual += ahead
+    assert all(torch.equal(batch.x, made[step].x) for step, batch in enumerate(actual))
+    assert len(actual) == 40

@@ -15,7 +15,7 @@ def one(tmp_path, image, size, **kwargs):
     for split in ("train", "val", "test"):
         (root / split).mkdir(parents=True, exist_ok=True)
         image.save(root / split / name, **kwargs)
-    dataset = data.Folder(root=root, size=size).load()
+    dataset = data.Images(path=str(root), size=size).load()
     assert torch.equal(dataset.train.x[:], dataset.test.x[:])
     return dataset.train.x[0]
 

@@ -36,8 +36,8 @@ def test_fashion_reads_what_was_written(tmp_path, where, suffix):
     write_fashion(tmp_path / where, suffix)
     dataset = data.Fashion(root=tmp_path).load()
     expected = np.random.default_rng(0).integers(0, 256, (2_003, 28, 28))
-    found = torch.cat([dataset.train.x[:], dataset.val.x[:]])
-    assert torch.equal(found[:, 0], torch.tensor(expected))
+    actual = torch.cat([dataset.train.x[:], dataset.val.x[:]])
+    assert torch.equal(actual[:, 0], torch.tensor(expected))
     assert torch.cat([dataset.train.labels, dataset.val.labels]).tolist() == [
         i % 10 for i in range(2_003)
     ]

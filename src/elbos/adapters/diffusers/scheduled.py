@@ -5,7 +5,9 @@ The scheduler determines the network's timestep and input scale at a noise level
 matching, or EDM's $F$, each a pair $(a, b)$ of a `Parameterization` whose 2x2 solve gives both
 estimates. Clipping in sampling is left to samplers (`clipping`).
 
-The data are in the scale of the network's training: images in [-1, 1], or scaled latents.
+The data are in the scale of the network's training: images in [-1, 1], or scaled latents. A network
+that is called otherwise, with packed latents, other times or another sign, is given as a function
+of `(z, timestep, **conditions)` that calls it, as in examples/packed_latents.py.
 """
 
 import math
@@ -15,25 +17,22 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from elbos.adapters.diffusers.families import FAMILIES, FamilyNetwork
 from elbos.adapters.diffusers.schedulers import BETAS, loss_table
+from elbos.adapters.diffusers.timesteps import FlowTime, Levels, LogSigma, Steps
 from elbos.adapters.diffusers.training import Config, Training, flag, num_steps_of, number
 from elbos.audit import LossTable
-from elbos.base.checks import require_positive
 from elbos.base.conditions import Condition
 from elbos.models.calls import ForeignNetwork, input_dtype, output, require_logsnr, require_output
-from elbos.models.networks.timesteps import FlowTime, Levels, LogSigma, Steps
 from elbos.theory.denoiser import Clipping, signature, unwrapped
 from elbos.theory.parameterizations import EDM, Parameterization, V
 from elbos.theory.process import align
 
-# prefixes of class names: pipelines that divide the timestep, and below, that reverse it
-_TIMES_TO_ONE = (
-    *("AuraFlow", "BriaFibo2", "Chroma", "Flux", "Krea2", "LongCat", "Ovis", "PRX", "Qwen"),
+_CALLED_OTHERWISE = (  # prefixes of class names: latents are packed, or time or sign is another
+    *("AuraFlow", "BriaFibo2", "Chroma", "Flux", "HiDream", "Ideogram4", "Krea2", "LongCat"),
+    *("Lumina", "Ovis", "PRX", "Qwen", "ZImage"),
 )
-_REVERSED_TIMES = ("Ideogram4", "Lumina", "ZImage")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,6 @@ class ScheduledDenoiser:
         parameterization: The target that the network predicts.
         levels: The noise levels of the scheduler.
         sign: The factor of the network output, -1 where diffusers reverses its sign.
-        time_scale: The factor of the timestep.
         is_discrete: Whether the timestep is rounded to the nearest step.
         time_name: The keyword of the timestep; None for the second positional argument.
         clipping: The scheduler's clipping of $\hat x$, which samplers apply; None without it.
@@ -55,7 +53,6 @@ class ScheduledDenoiser:
     parameterization: Parameterization
     levels: Levels
     sign: float
-    time_scale: float
     is_discrete: bool
     time_name: str | None
     clipping: Clipping | None = None
@@ -79,7 +76,7 @@ class ScheduledDenoiser:
             return timestep.round().long().to(logsnr.device)
         is_double = input_dtype(self.network, torch.empty(0, dtype=dtype)) == torch.float64
         dtype = torch.float64 if is_double else torch.float32
-        return (self.time_scale * timestep).to(dtype).to(logsnr.device)
+        return timestep.to(dtype).to(logsnr.device)
 
     def __call__(
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
@@ -113,20 +110,17 @@ def denoiser(
     network: ForeignNetwork,
     scheduler: Any,
     *,
-    time_scale: float = 1.0,
     is_discrete: bool = False,
 ) -> ScheduledDenoiser:
     r"""Return a denoiser made of a diffusers UNet or transformer and its noise scheduler.
 
     Args:
-        network: Any module that is called `network(sample, timestep, ...)` and returns a tensor, a
-            tuple or an object with `.sample`. Where it returns twice the channels (a learned
-            variance), the first half is taken, as diffusers does.
+        network: Any module or function that is called `network(sample, timestep, ...)` or
+            `network(hidden_states, timestep=timestep, ...)` and returns a tensor, a tuple or an
+            object with `.sample`. Where it returns twice the channels (a learned variance), the
+            first half is taken, as diffusers does.
         scheduler: A scheduler of betas, flow matching or EDM, or its configuration. Its steps say
             at which noise levels the denoiser can be called: `logsnr_min` and `logsnr_max`.
-        time_scale: The factor of the scheduler's timestep. Default: 1, or what the network's family
-            takes. Networks of AuraFlow, Chroma and others take times up to 1: give 1/1000. With a
-            factor other than 1 a network of `families` is called as it is, on packed latents.
         is_discrete: Whether the timestep is rounded to the nearest step, for networks that look it
             up in a table. Default: only where diffusers' configuration says so
             (`time_embedding_type` learned); sines and cosines take fractional ones.
@@ -134,14 +128,12 @@ def denoiser(
     Returns:
         The denoiser, called as `(z, logsnr, cond)`. Conditions are class labels, or a dict of the
         network's keywords: `encoder_hidden_states`, `pooled_projections`, `added_cond_kwargs`.
-        For Flux, FLUX.2, Qwen-Image, Z-Image and other `families`, `z` are the latents before
-        packing, and positions, time and sign are computed.
 
     Raises:
         ValueError: If the scheduler is unknown or malformed, or does not fit the network.
 
     Examples:
-        >>> from elbos.parameterizations import V
+        >>> from elbos.theory.parameterizations import V
         >>> config = {"_class_name": "DDPMScheduler", "prediction_type": "v_prediction"}
         >>> wiener = denoiser(lambda z, timestep: torch.zeros_like(z), config)  # x ~ N(0, 1)
         >>> f"{wiener.logsnr_min:.2f} to {wiener.logsnr_max:.2f}"
@@ -175,16 +167,7 @@ def denoiser(
     network_config = getattr(inner, "config", None)
     network_config = network_config if isinstance(network_config, Mapping) else {}
     is_discrete = is_discrete or network_config.get("time_embedding_type") == "learned"
-    require_positive(time_scale=time_scale)
-    if type(inner).__name__ in FAMILIES and isinstance(network, nn.Module) and time_scale == 1:
-        if not isinstance(levels, FlowTime):
-            raise ValueError(
-                f"{type(inner).__name__} predicts the velocity of flow matching, and "
-                f"{config['_class_name']} is of another process: give its flow-matching scheduler."
-            )
-        network = FamilyNetwork(network)
-    else:
-        _require_fit(type(inner).__name__, network_config, levels, time_scale, is_discrete)
+    _require_fit(type(inner).__name__, network_config, levels, is_discrete)
     try:
         names = [*signature(network).parameters]
     except (TypeError, ValueError):
@@ -194,7 +177,6 @@ def denoiser(
         parameterization=table.parameterization,
         levels=levels,
         sign=table.factor,
-        time_scale=time_scale,
         is_discrete=is_discrete,
         time_name=next((name for name in ("timestep", "timesteps") if name in names), None),
         clipping=_clipping(config),
@@ -214,23 +196,15 @@ def _clipping(config: Config) -> Clipping | None:
 
 
 def _require_fit(
-    name: str,
-    network_config: Mapping[str, Any],
-    levels: Levels,
-    time_scale: float,
-    is_discrete: bool,
+    name: str, network_config: Mapping[str, Any], levels: Levels, is_discrete: bool
 ) -> None:
-    if name.startswith(_REVERSED_TIMES):
+    if name.startswith(_CALLED_OTHERWISE):
         raise ValueError(
-            f"{name} takes times from noise to data: use "
-            "elbos.adapters.flow.denoiser(network, data_at=1)."
+            f"{name} takes packed latents, or another time or sign than the scheduler's: give a "
+            "function of (z, timestep, **conditions) that calls it."
         )
-    if name.startswith(_TIMES_TO_ONE) and time_scale == 1:
-        raise ValueError(f"{name} takes times from 0 to 1: give time_scale, as 1 / 1000.")
     if is_discrete and isinstance(levels, LogSigma):
         raise ValueError("the scheduler's timesteps are ln(sigma) / 4: leave out is_discrete.")
-    if is_discrete and time_scale != 1:
-        raise ValueError(f"time_scale is {time_scale} and timesteps are whole: leave out one.")
     if network_config.get("time_embedding_type") == "fourier":
         raise ValueError(
             f"{name} has a fourier time_embedding_type, which takes the sigma of data with noise "

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from elbos.base.checks import diagnosed
 from elbos.validation import ValidationHistory
 from elbos.validation.by_level import losses_by_level
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from diffusers.training_utils import EMAModel
 
 
-@diagnosed
 def log_validation(
     history: ValidationHistory,
     accelerator: "Accelerator",

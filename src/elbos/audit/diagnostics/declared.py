@@ -1,8 +1,6 @@
-"""Diagnostics of a loss that was read from a scheduler file or a trainer's settings."""
+"""Diagnostics of a loss that was read from a diffusers scheduler's file."""
 
-from elbos.audit.diagnostics.diagnostic import Diagnostic, SchedulerDiagnostic, SettingDiagnostic
-
-# --- schedulers of diffusers ---------------------------------------------------------------------
+from elbos.audit.diagnostics.diagnostic import Diagnostic, SchedulerDiagnostic
 
 
 class ZeroSnrIgnored(SchedulerDiagnostic):
@@ -61,91 +59,3 @@ class EdmStyle(Diagnostic):
 
 class SigmaMinNotDrawn(Diagnostic):
     sentence = "Scripts load the file as EDMEulerScheduler, which never draws sigma_min."
-
-
-# --- settings of trainers ------------------------------------------------------------------------
-
-
-class UnreadSettings(Diagnostic):
-    sentence = "Settings of {trainer} that elbos does not read: {names}."
-    names: str
-    trainer: str
-
-
-class OtherVersion(Diagnostic):
-    sentence = "The settings are read as those of {version}; {installed} is installed here."
-    version: str
-    installed: str
-
-
-class SettingIgnored(SettingDiagnostic):
-    sentence = "{setting} changes nothing: the trainer's code for the loss never reads it."
-
-
-class SettingOn(SettingDiagnostic):
-    sentence = "{setting} is false here, but the trainer only checks that it is given: it is on."
-
-
-class DeclaredOverride(SettingDiagnostic):
-    sentence = "{setting} is {value}: the trainer sets it for this model, whatever is given."
-    value: str
-
-
-class DeclaredModel(Diagnostic):
-    sentence = (
-        "No script is named, so these are read as settings of {model}: if they are not, begin "
-        "with the name of the script, such as train_network.py."
-    )
-    model: str
-
-
-class DeclaredResolution(Diagnostic):
-    sentence = (
-        "The time shift depends on the resolution, {resolution} here: give --resolution for "
-        "another."
-    )
-    resolution: str
-
-
-class DeclaredNotSquared(SettingDiagnostic, is_fatal=True):
-    sentence = "{setting}: the loss is not a squared error."
-
-
-class DeclaredNoise(SettingDiagnostic, is_fatal=True):
-    sentence = (
-        "{setting}: the noise is not white normal noise, which the theory requires; log-SNR refers "
-        "to the loss without it."
-    )
-
-
-class DeclaredTarget(SettingDiagnostic, is_fatal=True):
-    sentence = "{setting}: the target is not a combination of data and noise alone."
-
-
-class DeclaredUneven(SettingDiagnostic):
-    sentence = (
-        "{setting}: the coefficient differs between the elements of a sample; it is shown without "
-        "this setting."
-    )
-
-
-class DeclaredPerturbed(SettingDiagnostic):
-    sentence = (
-        "{setting}: the network's input contains more noise than its target; log-SNR refers to the "
-        "loss without it."
-    )
-
-
-class DeclaredTerm(SettingDiagnostic):
-    sentence = "{setting}: a term is added to the loss; the audit is without this term."
-
-
-class DeclaredSnr(SettingDiagnostic):
-    sentence = "{setting}: the coefficient uses the SNR of another table than training does."
-
-
-class DeclaredDivisor(SettingDiagnostic):
-    sentence = (
-        "{setting} changes the target, but not the divisor of the Min-SNR coefficient, which is "
-        "that of the prediction type in the model's own scheduler file."
-    )

@@ -28,8 +28,8 @@ class Diagnostic:
     """A property of a training loss that the weighting alone does not show.
 
     Each kind of finding is a subclass, and thereby a frozen dataclass, with fields and one
-    sentence; `is_fatal` and `is_error` are arguments of the class. The kind of `DeclaredNoise` is
-    "declared-noise", also in JSON.
+    sentence; `is_fatal` and `is_error` are arguments of the class. The kind of `OffsetNoise` is
+    "offset-noise", also in JSON.
 
     Examples:
         >>> from elbos.audit.diagnostics import OffsetNoise
@@ -80,10 +80,6 @@ class Diagnostic:
 
 class ShareDiagnostic(Diagnostic):
     share: float
-
-
-class SettingDiagnostic(Diagnostic):
-    setting: str
 
 
 class SchedulerDiagnostic(Diagnostic):

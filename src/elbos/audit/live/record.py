@@ -14,9 +14,9 @@ data are the argument of `torch.randn_like(x)` in the loss, unless they are give
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +24,9 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from elbos.audit.calls.arguments import Arguments, Slot, tensors
+from elbos.audit.calls.instrument import random_signs
+from elbos.audit.calls.rng import Draws, Recorder, append_recent
 from elbos.audit.diagnostics import (
     ClippedInput,
     DerivativeTerm,
@@ -32,26 +35,20 @@ from elbos.audit.diagnostics import (
     NotQuadratic,
     SharedDraws,
     SkippedCalls,
+    scatter,
 )
 from elbos.audit.estimate import Estimate
-from elbos.audit.live.steps import MIN_SAMPLES, Step, noisy_data_fit, samples_of
-from elbos.audit.probing import scatter
-from elbos.audit.probing.arguments import Arguments, tensors, wider_axis
+from elbos.audit.live.components import MAX_DRAWS, Components, components
+from elbos.audit.live.steps import MIN_SAMPLES, Step, samples_of
 from elbos.audit.probing.decompose import gram_of
-from elbos.audit.probing.instrument import random_signs
-from elbos.audit.probing.noise import MAX_UNEXPLAINED
-from elbos.audit.probing.queries import is_shared, without_mean
 from elbos.audit.probing.refusals import clipped
-from elbos.audit.probing.rng import Draws, Recorder, append_recent
 from elbos.audit.result import Audit
-from elbos.base.sharing import require_processes
+from elbos.base.processes import require_processes
 
 _NUM_FINGERPRINTED = 64  # numbers
 _MAX_DEVIATION = 0.005  # angle of H v from v; a loss computed in bfloat16 has 0.002
 _MAX_OFF = 0.05  # share of tested samples
 _MAX_UNTESTED = 8  # outputs
-_SAME = 1 - 1e-5  # cosine of a tensor and its multiple, rounded to bfloat16
-_MAX_DRAWS = 8  # most recent draws of the size of the data, and of shared draws
 
 
 class Recording:
@@ -161,7 +158,7 @@ class Recording:
         self._is_testing = True
         try:
             for output, size in outputs:
-                if len(output._backward_hooks or ()) == 1:  # FSDP2 begins its backward pass in one
+                if not output._backward_hooks:  # FSDP2 begins its backward pass in one
                     self._is_off = torch.cat([self._is_off, is_off(loss, output, size)])
         except RuntimeError:
             pass  # torch cannot differentiate the loss twice
@@ -175,89 +172,88 @@ class Recording:
     def _called(self, network: nn.Module, args: Any, kwargs: Any, output: object) -> None:
         with torch._C.DisableTorchFunction():
             answer = next(tensors(output), None)
-            if not torch.is_grad_enabled():
+            if not torch.is_grad_enabled() or not (answer is None or answer.requires_grad):
                 return
-            if answer is None:
-                self._skip(
-                    "the module returns no batch: of one that returns a loss, record its network"
-                )
+            call = self._read(answer, args, kwargs)
+            if isinstance(call, str):
+                self._skip(call)
                 return
-            if not answer.requires_grad:
-                return
-            draws, likes = self._recorder.draws, self._recorder.likes
-            data = likes if self._given is None else [self._given]
-            inputs = [value for value in tensors([args, kwargs]) if value.shape[0] == len(answer)]
-            parts = components(inputs, data, draws.normals)
-            if parts is None:
-                self._skip(
-                    "the network's input is not the data, scaled, plus a normal draw, with data as "
-                    "torch.randn_like got them: if they are others, call recorded.data(x)"
-                    if data
-                    else "the loss does not draw its noise by torch.randn_like(x): call "
-                    "recorded.data(x)"
-                )
-                return
-            z = parts.z
-            if how := clipped(z):
-                self._clipped.append(how)
-                self._skip(f"the network's input is {how}: give it the noisy data themselves")
-                return
-            if answer.shape[0] != len(z) or answer.numel() not in (z.numel(), 2 * z.numel()):
-                self._skip("the output has neither the size of the noisy data nor twice that")
-                return
+            assert answer is not None
             self._recorder.forget()
             self._given = None
-            self._has_rest |= answer.numel() > z.numel()
-            output = answer.detach().reshape(len(z), -1)[:, : z.numel() // len(z)].clone()
-            other = [value for value in (*args, *kwargs.values()) if value is not parts.argument]
-            conditions = list(scatter.numbers([*other, *parts.rest], len(z)))
-            arguments = Arguments.of_call(parts.argument, args, kwargs)
-            if self._example is not None:
-                arguments = arguments.beside(self._example)
-            self._example = arguments if parts.argument.shape == z.shape else None
-            numbers = arguments.numbers()
-            quantiles: dict[str, list[Tensor]] = {}
-            for design in reversed(draws.designs(len(z))):
-                quantiles.setdefault(design.name, []).append(design.logits)
-
-            place: int | None = None  # index of the step, once the call has a gradient
-            total = torch.zeros(())  # gradient of all backward passes
-
-            def differentiated(g: Tensor) -> None:
-                nonlocal place, total
-                with torch._C.DisableTorchFunction():
-                    if self._is_testing:
-                        return
-                    if torch.is_grad_enabled():  # create_graph: not yet the gradient of the loss
-                        self._is_differentiated = True
-                        return
-                    vectors = (parts.x, z, output)
-                    eps = max(torch.finfo(value.dtype).eps for value in (*vectors, g))
-                    size = output[0].numel()
-                    self._error = max(self._error, eps / size**0.5)
-                    gradient = g.detach().reshape(len(g), -1)[:, :size].double() * len(g)
-                    # A loop may train by torch.autograd.grad, or only log by it.
-                    if not self._recorder.is_in_grad:
-                        gradient = total = total + gradient
-                    elif total.any():
-                        return
-                    gram = gram_of([*vectors, gradient, *parts.draws])
-                    fingerprints = {
-                        "noise": _fingerprint(parts.draws[0][0]),
-                        "noise levels": _fingerprint(*numbers.values()),
-                        "data": _fingerprint(parts.x[0]),
-                    }
-                    values = (gram, parts.shapes, size, parts.axis, quantiles, conditions, numbers)
-                    self.reason = ""
-                    if place is None:
-                        place, self._network = len(self._steps), network
-                        noise = parts.draws[0]
-                        self._num_shared += len(noise) > 1 and torch.equal(noise[0], noise[1])
-                    self._steps[place : place + 1] = [Step(*values, fingerprints)]
-
-            answer.register_hook(differentiated)  # type: ignore[no-untyped-call]
+            self._has_rest |= answer[0].numel() > call.output[0].numel()
+            has_layout = call.parts.argument.shape == call.parts.z.shape
+            self._example = call.arguments if has_layout else None
+            # A hook of the function that made the output sees what the output's own hooks, which
+            # the training may register later, make of the gradient.
+            assert answer.grad_fn is not None
+            place = answer.output_nr
+            answer.grad_fn.register_prehook(
+                lambda gradients: self._differentiated(network, call, gradients[place])
+            )
             # few, since some loops never call Tensor.backward, which is where they are tested
-            self._untested = [*self._untested[-_MAX_UNTESTED:], (answer, z[0].numel())]
+            self._untested = [*self._untested[-_MAX_UNTESTED:], (answer, call.output[0].numel())]
+
+    def _read(self, answer: Tensor | None, args: Any, kwargs: Any) -> "_Call | str":
+        """Return what a call of the network was given, or why it is not recorded."""
+        if answer is None:
+            return "the module returns no batch: of one that returns a loss, record its network"
+        draws, likes = self._recorder.draws, self._recorder.likes
+        data = likes if self._given is None else [self._given]
+        inputs = [value for value in tensors([args, kwargs]) if value.shape[0] == len(answer)]
+        parts = components(inputs, data, draws.normals)
+        if parts is None and data:
+            return (
+                "the network's input is not the data, scaled, plus a normal draw, with data as "
+                "torch.randn_like got them: if they are others, call recorded.data(x)"
+            )
+        if parts is None:
+            return "the loss does not draw its noise by torch.randn_like(x): call recorded.data(x)"
+        z = parts.z
+        if how := clipped(z):
+            self._clipped.append(how)
+            return f"the network's input is {how}: give it the noisy data themselves"
+        if answer.shape[0] != len(z) or answer.numel() not in (z.numel(), 2 * z.numel()):
+            return "the output has neither the size of the noisy data nor twice that"
+        other = [value for value in (*args, *kwargs.values()) if value is not parts.argument]
+        arguments = Arguments.of_call(parts.argument, args, kwargs)
+        if self._example is not None:
+            arguments = arguments.beside(self._example)
+        quantiles: dict[str, list[Tensor]] = {}
+        for design in reversed(draws.designs(len(z))):
+            quantiles.setdefault(design.name, []).append(design.logits)
+        return _Call(
+            parts=parts,
+            output=answer.detach().reshape(len(z), -1)[:, : z[0].numel()].clone(),
+            arguments=arguments,
+            numbers=arguments.numbers(),
+            conditions=list(scatter.numbers([*other, *parts.rest], len(z))),
+            quantiles=quantiles,
+        )
+
+    def _differentiated(self, network: nn.Module, call: "_Call", g: Tensor | None) -> None:
+        with torch._C.DisableTorchFunction():
+            if self._is_testing or g is None:
+                return
+            if torch.is_grad_enabled():  # create_graph: not yet the gradient of the loss
+                self._is_differentiated = True
+                return
+            parts, size = call.parts, call.output[0].numel()
+            vectors = (parts.x, parts.z, call.output)
+            eps = max(torch.finfo(value.dtype).eps for value in (*vectors, g))
+            self._error = max(self._error, eps / size**0.5)
+            gradient = g.detach().reshape(len(g), -1)[:, :size].double() * len(g)
+            # A loop may train by torch.autograd.grad, or only log by it beside `backward`.
+            if self._recorder.is_in_grad:
+                call.by_grad = call.by_grad + gradient
+            else:
+                call.by_backward = call.by_backward + gradient
+            self.reason = ""
+            if call.place is None:
+                call.place, self._network = len(self._steps), network
+                noise = parts.draws[0]
+                self._num_shared += len(noise) > 1 and torch.equal(noise[0], noise[1])
+            self._steps[call.place : call.place + 1] = [call.step()]
 
 
 @contextmanager
@@ -330,12 +326,12 @@ class LiveRecorder(Recorder):
     def __init__(self, before_backward: Callable[[Tensor], None]) -> None:
         super().__init__()
         self.before_backward = before_backward
-        self.draws = Draws(_MAX_DRAWS)
+        self.draws = Draws(MAX_DRAWS)
         self.likes: list[Tensor] = []  # arguments of torch.randn_like
         self.is_in_grad = False  # whether torch.autograd.grad is running
 
     def forget(self) -> None:
-        self.draws, self.likes = Draws(_MAX_DRAWS), []
+        self.draws, self.likes = Draws(MAX_DRAWS), []
 
     @property
     def _is_in_loop(self) -> bool:
@@ -354,7 +350,7 @@ class LiveRecorder(Recorder):
             self.before_backward(args[0])
         if func is torch.randn_like:
             like = args[0] if args else (kwargs or {})["input"]
-            append_recent(self.likes, like.detach().clone(), _MAX_DRAWS)
+            append_recent(self.likes, like.detach().clone(), MAX_DRAWS)
         return super().__torch_function__(func, types, args, kwargs)
 
 
@@ -363,77 +359,33 @@ def _fingerprint(*values: Tensor) -> str:
     return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in first)).hexdigest()
 
 
-def _is_multiple(values: Tensor, other: Tensor) -> bool:
-    if values.shape != other.shape or other[0].numel() < 3:
-        return False
-    cosine = torch.cosine_similarity(values.flatten(1).double(), other.flatten(1).double())
-    return cosine.abs().median().item() > _SAME
+@dataclass(kw_only=True)
+class _Call:
+    """Call of the network with gradients."""
 
+    parts: Components
+    output: Tensor
+    arguments: Arguments
+    numbers: Mapping[Slot, Tensor]  # those arguments of one number per sample
+    conditions: list[Tensor]
+    quantiles: dict[str, list[Tensor]]
+    place: int | None = None  # index of the step, once the call has a gradient
+    by_backward: Tensor = field(default_factory=lambda: torch.zeros(()))  # gradient of all passes
+    by_grad: Tensor = field(default_factory=lambda: torch.zeros(()))  # of torch.autograd.grad
 
-@dataclass
-class _Components:
-    x: Tensor
-    z: Tensor  # noisy data, in the shape of x
-    argument: Tensor  # argument of the network that holds the noisy data
-    rest: list[Tensor]  # what the argument holds beside them
-    draws: list[Float[Tensor, "b d"]]
-    shapes: Sequence[Sequence[int]]  # shapes of the shared draws, which come last
-    axis: int | None = None  # along which the draws are centred
-
-    @classmethod
-    def from_draws(
-        cls, x: Tensor, argument: Tensor, parts: Sequence[Tensor], normals: list[Tensor]
-    ) -> "_Components":
-        noisy, *rest = parts
-        size = x[0].numel()
-        normals = [draw for draw in normals if not _is_multiple(draw, x)]  # x may be drawn, too
-        whole = [draw for draw in normals if draw.shape[1:] == x.shape[1:] and is_shared(draw, x)]
-        shared = [draw for draw in normals if draw.shape[1:] != x.shape[1:] and is_shared(draw, x)]
-        whole = whole[::-1][: min(_MAX_DRAWS, max(1, size // 2 - 2))]
-        shared = shared[::-1][: min(_MAX_DRAWS, max(0, size // 2 - 2 - len(whole)))]
-        draws = [draw.expand_as(x).flatten(1).double() for draw in (*whole, *shared)]
-        shapes = [draw.shape for draw in shared]
-        z = noisy.detach().reshape(x.shape).clone()
-        return cls(x, z, argument, rest, draws, shapes)
-
-    def centred(self, axis: int) -> Iterator["_Components"]:
-        draws = [without_mean(draw.reshape(self.x.shape), axis).flatten(1) for draw in self.draws]
-        for x in (self.x, without_mean(self.x, axis)):
-            yield replace(self, x=x, draws=draws, axis=axis)
-
-    @property
-    def unexplained(self) -> float:
-        vectors = [self.x, self.z, *self.draws]
-        *_, unexplained = noisy_data_fit(gram_of(vectors), list(range(2, len(vectors))))
-        return unexplained.nanmedian().item()
-
-
-def _parts(argument: Tensor, x: Tensor) -> Iterator[Sequence[Tensor]]:
-    """Yield the noisy data in an argument and the conditions before or after them."""
-    axis = wider_axis(argument, x)
-    if len(argument) != len(x):
-        return
-    if argument.numel() == x.numel():
-        yield [argument]
-    elif axis is not None:
-        num, num_rest = x.shape[axis], argument.shape[axis] - x.shape[axis]
-        yield torch.split(argument, [num, num_rest], dim=axis)
-        yield torch.split(argument, [num_rest, num], dim=axis)[::-1]
-
-
-def components(
-    inputs: list[Tensor], data: list[Tensor], normals: list[Tensor]
-) -> _Components | None:
-    for x in reversed(data):  # earlier draws may sample the data, as latents
-        plain = [
-            _Components.from_draws(x, argument, parts, normals)
-            for argument in inputs
-            for parts in _parts(argument, x)
-            if parts[0].any()
-            and not any(_is_multiple(parts[0].reshape(x.shape), other) for other in (x, *normals))
-        ]
-        for choices in (plain, [c for p in plain for i in range(1, x.ndim) for c in p.centred(i)]):
-            explained = [choice for choice in choices if choice.unexplained < MAX_UNEXPLAINED]
-            if explained:
-                return min(explained, key=lambda choice: choice.unexplained)
-    return None
+    def step(self) -> Step:
+        parts, gradient = self.parts, self.by_backward if self.by_backward.any() else self.by_grad
+        return Step(
+            gram=gram_of([parts.x, parts.z, self.output, gradient, *parts.draws]),
+            shapes=parts.shapes,
+            size=self.output[0].numel(),
+            axis=parts.axis,
+            quantiles=self.quantiles,
+            conditions=self.conditions,
+            inputs=self.numbers,
+            fingerprints={
+                "noise": _fingerprint(parts.draws[0][0]),
+                "noise levels": _fingerprint(*self.numbers.values()),
+                "data": _fingerprint(parts.x[0]),
+            },
+        )

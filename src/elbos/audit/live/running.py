@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elbos.audit.live.record import LiveRecorder, Recording, components
+from elbos.audit.calls.arguments import tensors
+from elbos.audit.live.components import components
+from elbos.audit.live.record import LiveRecorder, Recording
 from elbos.audit.live.steps import MIN_SAMPLES
-from elbos.audit.probing.arguments import tensors
 from elbos.audit.result import Audit
 from elbos.base import files
 from elbos.base.progress import LOGGER

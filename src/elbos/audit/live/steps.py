@@ -13,14 +13,13 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from elbos.audit.diagnostics import CentredNoise, Diagnostic, ErrorDependent, ScaledSteps
-from elbos.audit.probing import scatter
-from elbos.audit.probing.arguments import Arguments, Slot
+from elbos.audit.calls.arguments import Arguments, Slot
+from elbos.audit.diagnostics import CentredNoise, Diagnostic, ErrorDependent, ScaledSteps, scatter
+from elbos.audit.diagnostics.scatter import Conditions, batch_factors, log_factors
 from elbos.audit.probing.measure import NUM_BLOCKS, Samples
 from elbos.audit.probing.noise import DrawFactors, of_the_draws, of_the_target
 from elbos.audit.probing.refusals import REFUSAL, require_explained
 from elbos.audit.probing.scales import given_scale, process_of
-from elbos.audit.probing.scatter import Conditions, batch_factors, log_factors
 
 MIN_SAMPLES = 100
 _MIN_OWN = 1e-7  # share of the output that is not data or noise; less is rounding
@@ -100,7 +99,7 @@ def step_factors(
     is_gradual = np.square(np.diff(log_s)).mean() / 2 < _MAX_RATIO * log_s.var()
     columns = np.log(np.stack([sizes, num_elements], axis=1))
     columns -= columns.mean(0)
-    of_size = columns @ np.linalg.lstsq(columns, log_s)[0]
+    of_size = columns @ np.linalg.lstsq(columns, log_s, rcond=None)[0]
     is_of_size = (log_s - log_s.mean() - of_size).std() < _MAX_RATIO * of_size.std()
     if len(sizes) < _MIN_STEPS or np.ptp(log_s) < _MIN_CHANGE:
         return torch.ones_like(c), False
@@ -118,6 +117,89 @@ def step_factors(
     return torch.from_numpy(np.exp(log_s - np.median(log_s))[step]), is_of_loss
 
 
+@dataclass(frozen=True)
+class _Joined:
+    """The usable samples of all steps."""
+
+    gram: Float[Tensor, "n r r"]
+    shapes: Sequence[Sequence[int]]
+    batch: Float[Tensor, " n"]  # number of the step
+    quantiles: Float[Tensor, "n k"]
+    conditions: Conditions
+    is_usable: Tensor  # of all recorded samples
+
+    @classmethod
+    def from_steps(cls, steps: list[Step]) -> "_Joined":
+        # A step that lacks draws of other steps gets zeros for them.
+        shapes = max((step.shapes for step in steps), key=len)
+        num_full = max(step.gram.shape[1] - len(step.shapes) for step in steps)
+        size, grams = num_full + len(shapes), []
+        for step in steps:
+            num_own = step.gram.shape[1] - len(step.shapes)
+            places = torch.tensor([*range(num_own), *range(num_full, num_full + len(step.shapes))])
+            gram = torch.zeros(len(step), size, size, dtype=torch.float64)
+            gram[:, places[:, None], places] = step.gram
+            grams.append(gram)
+        gram, sizes = torch.cat(grams), [len(step) for step in steps]
+        batch = torch.arange(len(steps), dtype=torch.float64)
+        batch = batch.repeat_interleave(torch.tensor(sizes))
+        columns = [torch.empty(len(gram), 0)]
+        for design in steps[0].quantiles:
+            drawn = zip(*(step.quantiles.get(design, []) for step in steps), strict=False)
+            columns += [torch.cat(same)[:, None] for same in drawn]
+        is_finite = gram.isfinite().flatten(1).all(1)
+        gram = gram.where(is_finite[:, None, None], 0.0)  # LAPACK refuses NaN
+        own_share = least_squares(gram, [_X, *range(_FIRST_DRAW, size)], _OUTPUT)[1]
+        # A last layer that starts at zero has no output at first.
+        has_output = gram[:, _OUTPUT, _OUTPUT] > 0
+        is_usable = (own_share > _MIN_OWN) & has_output & is_finite
+        if is_usable.sum() < MIN_SAMPLES:
+            raise ValueError(
+                "The network's output is 0, or a combination of data and noise, as all are below 3 "
+                "dimensions: record later steps."
+            )
+        conditions = Conditions([step.conditions for step in steps], sizes, is_usable)
+        quantiles = torch.cat(columns, 1)[is_usable]
+        return cls(gram[is_usable], shapes, batch[is_usable], quantiles, conditions, is_usable)
+
+
+@dataclass(frozen=True)
+class _Regression:
+    r"""Gradient $g = 2 c\,(\hat y - y)$ and target $y = a x + \sum_m b_m \epsilon_m + r$."""
+
+    c: Float[Tensor, " n"]
+    y: Float[Tensor, "n p"]  # a, and the coefficient of each draw
+    power: Float[Tensor, " n"]  # squared norm of the part of y that is not r
+    drawn_power: Float[Tensor, " n"]  # that of the part that is not a x
+    rest: Float[Tensor, " n"]  # squared norm of r
+
+    @classmethod
+    def from_gram(cls, gram: Float[Tensor, "n r r"], draws: list[int]) -> "_Regression":
+        factors, left = least_squares(gram, [_X, *draws, _OUTPUT], _GRADIENT)
+        square = gram[:, _GRADIENT, _GRADIENT]
+        if not left[square > 0].nanmedian() <= _MAX_LEFT:  # or NaN, without a gradient
+            raise ValueError(
+                "The gradient is no combination of data, noise and the network's output: the loss "
+                "is no squared error with one coefficient per sample."
+            )
+        c = factors[:, -1] / 2
+        y = torch.where(c[:, None] == 0, 0.0, -factors[:, :-1] / (2 * c[:, None]))
+        rest = torch.where(c == 0, 0.0, left * square / (4 * c**2))
+        power = _power(gram, [_X, *draws], y)
+        return cls(c, y, power, _power(gram, draws, y[:, 1:]) + rest, rest)
+
+    def squared_error(
+        self, gram: Float[Tensor, "n r r"], draws: list[int], logsnr: Float[Tensor, " n"]
+    ) -> Float[Tensor, " n"]:
+        r"""Return $\|\hat y - y\|^2$; $y$ is interpolated where no gradient tells it."""
+        has_target = logsnr.isfinite() & (self.c != 0)
+        order = logsnr.argsort()
+        order = order[has_target[order]]
+        factors = [-np.interp(logsnr, logsnr[order], part[order]) for part in self.y.T]
+        both = torch.from_numpy(np.stack([*factors, np.ones(len(self.y))], axis=1))
+        return _power(gram, [_X, *draws, _OUTPUT], both)
+
+
 def samples_of(
     steps: list[Step],
     example: Arguments | None,
@@ -129,41 +211,16 @@ def samples_of(
     Raises:
         ValueError: In one line, if the gradient is no combination of data, noise and output.
     """
-    # A step that lacks draws of other steps gets zeros for them.
-    shapes = max((step.shapes for step in steps), key=len)
-    num_full = max(step.gram.shape[1] - len(step.shapes) for step in steps)
-    size, grams = num_full + len(shapes), []
-    for step in steps:
-        num_vectors = step.gram.shape[1] - len(step.shapes)
-        places = torch.tensor([*range(num_vectors), *range(num_full, num_full + len(step.shapes))])
-        gram = torch.zeros(len(step), size, size, dtype=torch.float64)
-        gram[:, places[:, None], places] = step.gram
-        grams.append(gram)
-    gram, sizes = torch.cat(grams), [len(step) for step in steps]
-    batch = torch.arange(len(steps), dtype=torch.float64).repeat_interleave(torch.tensor(sizes))
-    columns = [torch.empty(len(gram), 0)]
-    for design in steps[0].quantiles:
-        drawn = zip(*(step.quantiles.get(design, []) for step in steps), strict=False)
-        columns += [torch.cat(same)[:, None] for same in drawn]
-    quantiles = torch.cat(columns, 1)
+    joined = _Joined.from_steps(steps)
+    gram, batch, conditions = joined.gram, joined.batch, joined.conditions
     draws = list(range(_FIRST_DRAW, gram.shape[1]))
-    own_share = least_squares(gram, [_X, *draws], _OUTPUT)[1]
-    has_output = gram[:, _OUTPUT, _OUTPUT] > 0  # a last layer that starts at zero has none at first
-    is_usable = (own_share > _MIN_OWN) & has_output & gram.isfinite().flatten(1).all(1)
-    conditions = Conditions([step.conditions for step in steps], sizes, is_usable)
-    gram, batch, quantiles = gram[is_usable], batch[is_usable], quantiles[is_usable]
-    if len(gram) < MIN_SAMPLES:
-        raise ValueError(
-            "The network's output is 0, or a combination of data and noise, as all are below 3 "
-            "dimensions: record later steps."
-        )
 
     # The input is z = alpha x + sum of sigma_m eps_m.
-    powers = gram.diagonal(dim1=1, dim2=2)
+    powers = gram.diagonal(dim1=1, dim2=2)[:, draws]
     scales, noise_power, unexplained = noisy_data_fit(gram, draws)
     alpha, of_draws = scales[:, 0], scales[:, 1:]
-    shares = of_draws**2 * powers[:, draws]
-    parts = DrawFactors.from_powers(of_draws, shares, noise_power, unexplained, shapes)
+    shares = of_draws**2 * powers
+    parts = DrawFactors.from_powers(of_draws, shares, noise_power, unexplained, joined.shapes)
     if not parts.full:
         raise ValueError(REFUSAL)
     axes = {step.axis for step in steps} - {None}
@@ -171,31 +228,19 @@ def samples_of(
     if parts.shared or len(parts.full) > 1:
         diagnostics.append(parts.diagnostic)
 
-    # The gradient is g = 2 c (y_hat - a x - sum of b_m eps_m).
-    factors, left = least_squares(gram, [_X, *draws, _OUTPUT], _GRADIENT)
-    if not left[powers[:, _GRADIENT] > 0].nanmedian() <= _MAX_LEFT:  # or NaN, without a gradient
-        raise ValueError(
-            "The gradient is no combination of data, noise and the network's output: the loss is "
-            "no squared error with one coefficient per sample."
-        )
-    c = factors[:, -1] / 2
-    y = torch.where(c[:, None] == 0, 0.0, -factors[:, :-1] / (2 * c[:, None]))
-    a, of_target = y[:, 0], y[:, 1:]
-    rest = torch.where(c == 0, 0.0, left * powers[:, _GRADIENT] / (4 * c**2))
-    at = [_X, *draws]
-    target_power = _power(gram, at, y)
-    drawn_power = _power(gram, draws, of_target) + rest
-    shares = of_target**2 * powers[:, draws]
-    left = rest / drawn_power.clamp(min=1e-300)
-    target = DrawFactors.from_powers(of_target, shares, drawn_power, left, shapes)
-    gamma = 0.0
+    regression = _Regression.from_gram(gram, draws)
+    c, of_target, gamma = regression.c, regression.y[:, 1:], 0.0
+    shares = of_target**2 * powers
+    left = regression.rest / regression.drawn_power.clamp(min=1e-300)
+    target = DrawFactors.from_powers(of_target, shares, regression.drawn_power, left, joined.shapes)
     if target.full and not (target.shared or parts.shared):
-        mean_square = (target_power.sum() / (steps[0].size * len(gram))).item()
+        mean_square = (regression.power.sum() / (steps[0].size * len(gram))).item()
         diagnostics, gamma = of_the_draws(parts, target, mean_square, diagnostics)
 
     # The noise is the sum of draws in z, and b the coefficient of that sum in the target.
     used = of_draws[:, parts.full]
     sigma = used.norm(dim=1)
+    a = regression.y[:, 0]
     b = (of_target[:, parts.full] * used).sum(1) / sigma.clamp(min=1e-300)
     a, b = (
         torch.where(values.abs() < 5 * error * other.abs(), 0.0, values)
@@ -207,15 +252,10 @@ def samples_of(
     process = process_of(alpha, nominal, offset=0.0, rtol=0.0, network_scale=scale)
     logsnr = process.logsnr(alpha, sigma)
     require_explained(unexplained, logsnr)
-    # The error y_hat - y, also where no gradient tells y.
-    has_target = logsnr.isfinite() & (c != 0)
-    order = logsnr.argsort()
-    order = order[has_target[order]]
-    of_error = [-np.interp(logsnr, logsnr[order], part[order]) for part in y.T]
-    parts_of_error = torch.from_numpy(np.stack([*of_error, np.ones(len(y))], axis=1))
-    squared = _power(gram, [*at, _OUTPUT], parts_of_error)
-    place = np.unique(batch.numpy(), return_inverse=True)[1]
-    num_elements = [steps[int(number)].size for number in np.unique(batch.numpy())]
+
+    squared = regression.squared_error(gram, draws, logsnr)
+    numbers, place = np.unique(batch.numpy(), return_inverse=True)
+    num_elements = [steps[int(number)].size for number in numbers]
     scales, is_of_loss = step_factors(logsnr, c, squared, place, num_elements)
     c = c / scales
     if is_of_loss:
@@ -224,15 +264,15 @@ def samples_of(
         diagnostics.append(ScaledSteps((scales.max() / scales.min()).item()))
     factor = b - a * sigma / alpha
     if not any(diagnostic.is_fatal for diagnostic in diagnostics):
-        strange = (rest / target_power.clamp(min=1e-300))[has_target]
+        has_target = logsnr.isfinite() & (c != 0)
+        strange = (regression.rest / regression.power.clamp(min=1e-300))[has_target]
         diagnostics += of_the_target(strange, is_exact=error < _ROUNDING)
         diagnostics += scatter.of_the_target(logsnr[has_target], factor[has_target], error=0.0)
         diagnostics += conditions.diagnostics(logsnr, alpha, error=0.0)
         if error < _ROUNDING:
-            power = noise_power / sigma**2
             of_step = np.exp(log_factors(logsnr, squared, place))[place]
             relative = squared / torch.from_numpy(of_step)
-            diagnostics += scatter.of_the_coefficient(logsnr, c, power, relative)
+            diagnostics += scatter.of_the_coefficient(logsnr, c, noise_power / sigma**2, relative)
     return Samples(
         logsnr=logsnr,
         a=a / process.scale,
@@ -245,13 +285,13 @@ def samples_of(
         data_offset=0.0,
         logsnr_error=error if error > _ROUNDING else 0.0,
         rounding=_ROUNDING * (1 / alpha + 1 / sigma),
-        quantiles=quantiles,
-        places=[None] * quantiles.shape[1],
+        quantiles=joined.quantiles,
+        places=[None] * joined.quantiles.shape[1],
         alpha=alpha,
         sigma=sigma,
         time_sign=scatter.time_sign(logsnr, conditions.single),
         inputs={
-            slot: torch.cat([step.inputs[slot] for step in steps])[is_usable]
+            slot: torch.cat([step.inputs[slot] for step in steps])[joined.is_usable]
             for slot in set.intersection(*(set(step.inputs) for step in steps))
         },
         example=example,

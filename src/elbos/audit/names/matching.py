@@ -10,9 +10,10 @@ $\mathrm{Monotone}(w) / w$, the least factor that makes the weighting monotone.
 """
 
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -26,12 +27,14 @@ from elbos.audit.density.curves import spread
 from elbos.audit.density.families import fit_family
 from elbos.base.arrays import Array
 from elbos.base.codec import parse
-from elbos.theory import weightings
+from elbos.theory import schedules, weightings
 from elbos.theory.extrema import rising_intervals
+from elbos.theory.formulas import evaluate
 from elbos.theory.names import code
 from elbos.theory.parameterizations import EDM, Eps, Flow, Parameterization, Score, V, X
-from elbos.theory.recipes import RECIPES
-from elbos.theory.weightings import Monotone, Weighting
+from elbos.theory.recipes import FAMILIES, RECIPES
+from elbos.theory.schedules import Cosine, Normal, StableDiffusion
+from elbos.theory.weightings import Implied, Monotone, Weighting
 
 MIN_GAIN = 0.005  # reduction of the distance that justifies one more parameter
 SAME = 0.02  # distance up to which two curves count as equal
@@ -46,13 +49,13 @@ _MAX_LINE_ERROR = 5e-4  # error of the log-factor by linear interpolation
 class Nearest(NamedTuple):
     """A known weighting and its distance from the audited weighting."""
 
-    name: str  # Python code of the weighting
+    name: str  # Python code of the weighting, or the name of its recipe
     distance: float
 
 
 class _Candidate(NamedTuple):
     distance: float
-    weighting: Weighting
+    name: str
     log_v: Array  # log of the weighting on the grid
     least: float  # smallest distance from other candidates
 
@@ -109,20 +112,56 @@ _FAMILIES: list[tuple[Callable[..., Weighting], Any, Any]] = [
     ),
     (lambda g: weightings.P2(gamma=g), ((1.0,),), ((0.05, 4),)),
     (lambda g: weightings.MinSNR(gamma=g), ((1.0,), (5.0,), (20.0,)), ((0.05, 500),)),
-    (lambda g: weightings.SoftMinSNR(gamma=g), ((1.0,), (4.0,), (20.0,)), ((0.05, 500),)),
     (
-        lambda m, s: weightings.LogitNormalFlow(mean=m, std=s),
+        lambda g: Implied(Cosine(), Eps(), f"1/(snr + {g!r})"),  # soft Min-SNR
+        ((1.0,), (4.0,), (20.0,)),
+        ((0.05, 500),),
+    ),
+    (
+        lambda m, s: Implied(Normal.logit_normal(mean=m, std=s), Flow()),
         ((0.0, 1.0), (1.0, 1.0), (-1.0, 1.0)),
         ((-6, 6), (0.1, 3)),
     ),
-    (lambda g: weightings.StableDiffusionMinSNR(gamma=g), ((2.0,),), ((0.05, 500),)),
-    (lambda s: weightings.ShiftedFlow(shift=s), ((1 / 3,), (3.0,)), ((0.02, 50),)),
     (
-        lambda m, b: weightings.Laplace(mean=m, scale=b),
+        lambda g: Implied(StableDiffusion(), Eps(), f"min(snr, {g!r})/snr"),
+        ((2.0,),),
+        ((0.05, 500),),
+    ),
+    (lambda s: Implied(schedules.Flow(shift=s), Flow()), ((1 / 3,), (3.0,)), ((0.02, 50),)),
+    (
+        lambda m, b: Implied(schedules.Laplace(mean=m, scale=b), V()),
         tuple((m, b) for m in (-5.0, -2.0, 0.0, 2.0, 5.0) for b in (0.5, 2.0)),
         ((-8, 8), (0.1, 5)),
     ),
 ]
+
+
+@functools.cache
+def _published() -> dict[str, Weighting]:
+    """Return the weighting of each recipe by its code if a closed form has it, else by its name.
+
+    Of recipes with equal weightings the first counts.
+    """
+    edms = [
+        weightings.EDM(mean=p.mean, std=p.std, sigma_data=y.sigma_data)
+        for p, y in ((r.schedule, r.parameterization) for r in FAMILIES["EDM"].values())
+        if isinstance(p, Normal) and isinstance(y, EDM)
+    ]
+    closed_forms = [
+        *(weightings.ELBO(), weightings.Sigmoid(k=0.0), weightings.Sigmoid(k=2.0)),
+        *(weightings.Exponential(), weightings.IDDPM(), weightings.P2(gamma=0.5), weightings.P2()),
+        *(weightings.MinSNR(), *edms, Monotone(weightings.EDM())),
+    ]
+    grid = torch.linspace(-15, 15, 301, dtype=torch.float64)
+    published: dict[str, Weighting] = {code(w): w for w in closed_forms}
+    curves = [w(grid).log() for w in published.values()]
+    for name, recipe in RECIPES.items():
+        curve = recipe.weighting(grid).log()
+        off = torch.stack(curves) - curve
+        if ((off - off[:, :1]).nan_to_num().abs().amax(1) > 1e-6).all():
+            published[name] = recipe.weighting
+            curves.append(curve)
+    return published
 
 
 def nearest_weightings(
@@ -140,13 +179,12 @@ def nearest_weightings(
     def distance_of(weighting: Weighting) -> float:
         return spread(log_w - curve(weighting), p)
 
-    def candidates(some: Iterable[Weighting], least: float) -> list[_Candidate]:
-        curves = ((w, curve(w)) for w in some)
-        matches = [_Candidate(spread(log_w - log_v, p), w, log_v, least) for w, log_v in curves]
+    def candidates(weightings: Mapping[str, Weighting], least: float) -> list[_Candidate]:
+        curves = ((name, curve(w)) for name, w in weightings.items())
+        matches = [_Candidate(spread(log_w - log_v, p), n, log_v, least) for n, log_v in curves]
         return sorted(matches, key=attrgetter("distance"))
 
-    published = sorted({recipe.closed_form for recipe in RECIPES.values()}, key=repr)
-    matches, fitted = candidates(published, MIN_GAIN), list[Weighting]()
+    matches, fitted = candidates(_published(), MIN_GAIN), dict[str, Weighting]()
     for build, starts, bounds in _FAMILIES if matches[0].distance > MIN_GAIN else ():
         start = min(starts, key=lambda theta: distance_of(build(*theta)))
         theta = fit_family(build, start, distance_of, bounds=bounds, max_calls=150)
@@ -156,7 +194,8 @@ def nearest_weightings(
             for bound in ends
         )
         if not is_at_bound:
-            fitted.append(build(*(float(f"{value:.3g}") for value in theta)))
+            rounded = build(*(float(f"{value:.3g}") for value in theta))
+            fitted[code(rounded)] = rounded
     matches += candidates(fitted, SAME)
     named: list[_Candidate] = []
     for candidate in matches:  # keep one name per curve, published names first
@@ -167,7 +206,7 @@ def nearest_weightings(
         ):
             named.append(candidate)
     named.sort(key=attrgetter("distance"))
-    return [Nearest(code(candidate.weighting), candidate.distance) for candidate in named]
+    return [Nearest(candidate.name, candidate.distance) for candidate in named]
 
 
 TIME = ", t = 1/(1 + sqrt(snr))"  # follows formulas in the time of rectified flow
@@ -186,11 +225,9 @@ _FORMULAS = (  # in snr, t and a parameter g; the first that fits is the name
 def _log_value(formula: str, snr: Array, g: float | Float[Array, "m 1"] = 1.0) -> Array:
     root = np.sqrt(snr)
     functions = {"min": np.minimum, "max": np.maximum, "sqrt": np.sqrt, "exp": np.exp}
-    names = {**functions, "snr": snr, "g": g, "t": 1 / (1 + root), "signal": root / (1 + root)}
+    names = {**functions, "snr": snr, "g": g, "t": 1 / (1 + root), "1 - t": root / (1 + root)}
     with np.errstate(divide="ignore", over="ignore"):  # some formulas are 0 at extreme SNR
-        exact = formula.replace("(1 - t)", "signal")  # avoids cancellation where t is nearly 1
-        value = eval(exact, {"__builtins__": {}}, names)  # noqa: S307, of this module
-        return np.asarray(np.log(value * np.ones_like(snr)))
+        return np.asarray(np.log(evaluate(formula, names) * np.ones_like(snr)))
 
 
 def coefficient_name(
@@ -258,9 +295,10 @@ class MonotoneFactor:
     def code(self) -> str:
         """Python code that computes the loss factor from log-SNR."""
         if self.name is not None:
-            classes = sorted({"Monotone", *re.findall(r"[A-Z]\w*", self.name)})
-            name = code(parse(Weighting, self.name), has_defaults=True)
-            return _NAMED_CODE.format(classes=", ".join(classes), name=name)
+            w: Weighting = parse(Weighting, self.name)
+            name = code(w, has_defaults=True, has_modules=True)
+            modules = sorted({"weightings", *re.findall(r"(\w+)\.[A-Z]", name)})
+            return _NAMED_CODE.format(modules=", ".join(modules), name=name)
         return _TABLE_CODE.format(
             at=", ".join(f"{value:.3f}" for value in self.at),
             log_factor=", ".join(f"{value:.4f}" for value in self.log_factor),
@@ -317,10 +355,10 @@ def _corners(x: Array, y: Array) -> list[int]:
 
 
 _NAMED_CODE = """\
-from elbos.weightings import {classes}
+from elbos import {modules}
 
 w = {name}
-monotone = Monotone(w)
+monotone = weightings.Monotone(w)
 
 def monotone_factor(logsnr):  # [batch], log(alpha**2 / sigma**2)
     return monotone(logsnr) / w(logsnr)

@@ -14,6 +14,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 import torch
 from torch import Tensor
 
@@ -236,7 +237,8 @@ class LossCurves:
         is_used &= np.abs(self.logsnr - np.clip(self.logsnr, low, high)) < _MAX_BEYOND
         if (self.p * is_used).sum() < 0.99:  # some noise levels are beyond the ends of the schedule
             return False
-        if np.trapezoid(np.exp(log_q), self.logsnr) < _MIN_COVERED:  # or the schedule's, of these
+        covered = scipy.integrate.trapezoid(np.exp(log_q), self.logsnr)
+        if covered < _MIN_COVERED:  # or some of the schedule's are beyond these
             return False
         p = self.p[is_used] / self.p[is_used].sum()
         same = SAME_TABLE if self.audit.density_kind == "table" else _SAME_DENSITY
@@ -253,7 +255,7 @@ class LossCurves:
         matches = []
         for name, recipe in RECIPES.items():
             per_error = recipe.parameterization.eps_error_per_error(levels)
-            log_k = (recipe.coefficient(levels).log() - per_error.log()).numpy()
+            log_k = (recipe.coefficient_at(levels).log() - per_error.log()).numpy()
             off = self.log_w - self.log_p - log_k
             has_levels, is_same = self.has_density(recipe.schedule), spread(off, used) < SAME
             log_q = recipe.schedule.log_density(levels).numpy()
@@ -272,7 +274,7 @@ class LossCurves:
         formula = coefficient_name(self.logsnr, self.log_c - off, used)
         recipe = RECIPES[nearest.name]
         scale = getattr(recipe.parameterization, "sigma_data", None)
-        off = self.log_c - recipe.coefficient(levels).log().numpy()
+        off = self.log_c - recipe.coefficient_at(levels).log().numpy()
         is_scale = self.audit.sigma_data not in (None, scale) and spread(off, used) < SAME
         return nearest._replace(coefficient=formula, sigma_data=scale if is_scale else None)
 

@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from elbos.audit.calls.queries import PairedCalls, SingleCall, unlike, without_mean
 from elbos.audit.diagnostics import Diagnostic, SampledData
 from elbos.audit.probing.decompose import along, are_some_enough, some_elements
-from elbos.audit.probing.queries import PairedCalls, SingleCall, unlike, without_mean
 from elbos.audit.probing.scales import relative_scale
 
 _EXACT = 1e-9  # largest unexplained share of an exact fit; float32 arithmetic leaves 1e-13

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit.probing.queries import PairedCalls, SingleCall
+from elbos.audit.calls.queries import PairedCalls, SingleCall
 from elbos.theory.process import align
 
 _VECTORS = ("x", "dx", "z", "dz", "y", "dy", "eps", "one")

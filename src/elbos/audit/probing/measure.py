@@ -6,15 +6,14 @@ sample, and hence the noise level and the coefficient of $\|\hat\epsilon - \epsi
 $$\lambda = \log\frac{\alpha^2}{\sigma^2}, \qquad
   k = c\,\Bigl(b - a\,\frac{\sigma}{\alpha}\Bigr)^2.$$
 
-A pilot of a few batches tests that the loss is a squared error, and finds the noise and the data.
-Later batches are measured with three calls each or, if the loss is plain and its noise known, with
-one.
+`pilot` says how a batch is measured; here the draws are spread evenly over the batches, and their
+dot products solved.
 """
 
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,19 +21,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.audit import diagnostics as kinds
-from elbos.audit.diagnostics import Diagnostic
-from elbos.audit.probing import scatter, squared_error
-from elbos.audit.probing.arguments import Arguments, Slot
-from elbos.audit.probing.data import centred_noise, reference_data
-from elbos.audit.probing.decompose import are_some_enough, paired_grams, single_grams, solve
-from elbos.audit.probing.draws import even_quantiles
-from elbos.audit.probing.instrument import LossFunction
-from elbos.audit.probing.noise import find_noise, is_summed, of_the_target
-from elbos.audit.probing.queries import PairedCalls, Queries
-from elbos.audit.probing.refusals import clipped, is_rounded, reason, require_explained
-from elbos.audit.probing.rng import Design, Quantiles, distant_seed, preserved_random_states
-from elbos.audit.probing.scales import Process, given_scale, process_of
-from elbos.audit.probing.scatter import Conditions
+from elbos.audit.calls.arguments import Arguments, Slot
+from elbos.audit.calls.draws import even_quantiles
+from elbos.audit.calls.instrument import LossFunction
+from elbos.audit.calls.rng import distant_seed, preserved_random_states
+from elbos.audit.diagnostics import Diagnostic, scatter
+from elbos.audit.probing.decompose import solve
+from elbos.audit.probing.noise import of_the_target
+from elbos.audit.probing.pilot import Batch, pilot
+from elbos.audit.probing.refusals import require_explained
+from elbos.audit.probing.scales import Process, process_of
 from elbos.base.arrays import Array
 from elbos.base.checks import require_positive
 
@@ -44,8 +40,6 @@ _MIN_BATCHES = 8  # least number that shows a place in the batch that is never t
 _MAX_CHANCE = 1e-3  # expected number of such places if samples have no weight at random
 _NUM_ELEMENTS = 2**17  # largest size of repeated data
 _SOLVED_ROUNDING = 100  # relative to float32, if the spread of sampled data was fitted
-_NUM_PILOT_SAMPLES = 256
-_MIN_DIMENSIONS = 32  # enough for data, noise and signs to be nearly orthogonal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,133 +109,6 @@ def measuring(
         yield measurement or Measurement(loss_fn, x, *settings)
 
 
-@dataclass(frozen=True)
-class Batch:
-    grams: Float[Tensor, "b r r"]  # `paired_grams`, or `single_grams` for a plain loss
-    coefficient: Float[Tensor, " b"]  # $c$
-    designs: list[Design]  # draws that may determine the noise levels
-    inputs: Mapping[Slot, Tensor]  # the network's inputs of one number per sample
-    number: int  # index of the call of the loss
-
-
-class Pilot:
-    """Properties of a loss found on its first few batches."""
-
-    def __init__(self, loss_fn: LossFunction, x: Tensor, seed: int) -> None:
-        queries = Queries(loss_fn, x, seed)
-        data, data_other = queries.select_noised(x), queries.select_noised(queries.x_other)
-        num_batches = min(64, max(4, -(-_NUM_PILOT_SAMPLES // len(x))))
-        seeds = [seed + i for i in range(num_batches)]
-        zeros = {s: queries.zeros.get(s) or queries.instrument(x, s) for s in seeds}
-        first = {s: zeros[s] for s in seeds[:4]}
-        diagnostics, queries.ignored = squared_error.of_the_error(queries, first)
-        paired = [
-            calls
-            for s, zero in zeros.items()
-            for calls in queries.paired(s, zero=zero, with_other_moved=True)
-        ]
-        paired = [calls for calls in paired if calls.is_finite()] or paired
-        z = torch.cat([calls.z for calls in paired]).cpu()
-        if how := clipped(torch.unique(z, dim=0)):  # calls may share their data
-            raise ValueError(
-                f"The network's input is {how}: give the network the noisy data themselves."
-            )
-        is_uneven = any(isinstance(d, kinds.Uneven | kinds.UntrainedElements) for d in diagnostics)
-        diagnostics += squared_error.of_the_calls(queries, zeros)
-        if data is not x:
-            diagnostics.append(kinds.CleanElements(1 - data.numel() / x.numel()))
-        axis, data, data_other = centred_noise(paired, data, data_other)
-        centred = paired
-        if axis is not None:
-            centred = [replace(calls, moved=calls.moved.centred(axis)) for calls in paired]
-            diagnostics.append(kinds.CentredNoise(axis))
-        reference = reference_data(centred, data, data_other)
-        if reference is None:
-            raise ValueError(reason(centred, data, data_other))
-        reference = replace(reference, centred_axis=axis)
-        if reference.x is not data:
-            diagnostics.append(kinds.Encoded())
-        if reference.draw is not None:
-            diagnostics.append(reference.diagnostic)
-        noise = find_noise(paired, reference, is_uneven=is_uneven)
-        diagnostics += noise.diagnostics
-        draws = [draw for calls in paired for draw in calls.moved.normals]
-        if noise.is_known and len(x) > 1 and any((draw[1:] == draw[0]).all() for draw in draws):
-            diagnostics.append(kinds.SharedNoise())
-        c, c_other = (
-            torch.cat([value(calls) for calls in paired]).cpu()
-            for value in (PairedCalls.coefficient, PairedCalls.coefficient_other)
-        )
-        numbers = [list(scatter.numbers(calls.moved.conditions, len(x))) for calls in paired]
-        conditions = Conditions(numbers, [len(x)] * len(paired))
-        depends_on_x = _median((c_other / c - 1)[c != 0].abs()) > 1e-3
-        if depends_on_x:
-            diagnostics.append(kinds.DataDependent())
-        measured, size = noise.coefficients, noise.reference.x[0].numel()
-        logsnr = 2 * (measured.alpha / measured.sigma).log()  # up to the scale of the data
-        if not any(diagnostic.is_fatal for diagnostic in diagnostics):
-            error = 0.0 if noise.is_known else (2 / size) ** 0.5
-            diagnostics += conditions.diagnostics(logsnr, measured.alpha, error=error)
-            if noise.is_known and size >= _MIN_DIMENSIONS:
-                diagnostics += scatter.of_the_coefficient(logsnr, c, measured.noise_power)
-        if is_uneven and not any(diagnostic.is_fatal for diagnostic in diagnostics):
-            diagnostics += scatter.of_the_elements(logsnr, _shares(paired))
-        is_target_known = _median(measured.unexplained_target[c != 0]) < 1e-4
-        is_noise_plain = noise.is_known and not is_summed(diagnostics)
-        is_loss_plain = is_target_known and not (is_uneven or depends_on_x)
-        self.queries, self.noise, self.diagnostics = queries, noise, diagnostics
-        self._seed = seed
-        self.draws = zeros[seeds[-1]].draws  # draws of one call of the loss
-        # The loss diffuses the given data, without encoding them.
-        self.is_given = noise.reference.x is data
-        self.given_scale = given_scale(logsnr, conditions.single) if noise.is_known else None
-        self.time_sign = scatter.time_sign(logsnr, conditions.single)
-        self.depends_on_x, self.is_uneven = depends_on_x, is_uneven  # its coefficient
-        # Neither inputs of the network nor gradients are in half precision.
-        calls = [call for zero in queries.zeros.values() for call in zero.calls]
-        parts = [part for call in calls for part in (call.z, call.gradient) if part is not None]
-        self.is_exact = not any(map(is_rounded, parts))
-        # Dot products may be computed on a subset of the vector elements.
-        self.is_part_enough = are_some_enough(noise.reference.x)
-        # One call of the loss per batch suffices.
-        self.is_plain = is_noise_plain and is_loss_plain and x[0].numel() >= _MIN_DIMENSIONS
-
-    def batches(self, number: int, quantiles: Quantiles) -> list[Batch]:
-        seed = self._seed + number
-        reference, measured = self.noise.reference, list[Batch]()
-        if self.is_plain:
-            offset = self.noise.coefficients.offset
-            for call in map(reference.prepare, self.queries.single(seed, quantiles)):
-                grams, c = single_grams(
-                    call, reference.at(call)[0], offset, is_part_enough=self.is_part_enough
-                )
-                measured.append(Batch(grams, c, call.designs, call.inputs, number))
-            return measured
-        for calls in self.queries.paired(seed, quantiles, with_other_moved=self.depends_on_x):
-            prepared = self.noise.prepare(calls)
-            moved = prepared.moved
-            grams = paired_grams(prepared, reference.at(moved), is_uneven=self.is_uneven)
-            c = calls.coefficient().cpu()
-            measured.append(Batch(grams, c, moved.designs, moved.inputs, number))
-        return measured
-
-
-def _shares(paired: list[PairedCalls]) -> Float[Tensor, "n d"]:
-    every = []
-    for change in ([p.change for p in paired], [p.change_other for p in paired]):
-        c = torch.stack([dg * p.moved.answer for dg, p in zip(change, paired, strict=True)])
-        c = c.flatten(2).double().cpu()
-        every.append(c / c.mean(2, keepdim=True))
-    share, other = every
-    if (share - other).abs().nanmedian() > 1e-3:  # the share depends on the data
-        share = share - share.mean(0) + 1
-    return share.flatten(0, 1)
-
-
-def _median(values: Tensor) -> float:
-    return values.nan_to_num().median().item()
-
-
 class Measurement:
     """Quasi-Monte Carlo measurement of a loss, whose draws are spread evenly over the calls."""
 
@@ -255,7 +122,7 @@ class Measurement:
         advance: Callable[[int], None] | None,
     ) -> None:
         self.batch_size = len(x)
-        self._pilot = Pilot(loss_fn, x, seed)
+        self._pilot = pilot(loss_fn, x, seed)
         self.is_cheap = self._pilot.is_plain and len(x) > 1  # one call measures a whole batch
         self._seed, self._data_scale, self._advance = seed, data_scale, advance
         drawn = self._pilot.draws
@@ -302,7 +169,7 @@ class Measurement:
         return batches
 
     def _solved(self, batches: list[Batch], num: int, data_scale: float | None) -> Samples:
-        pilot, noise = self._pilot, self._pilot.noise
+        noise = self._pilot.noise
         grams = torch.cat([batch.grams for batch in batches])[:num]
         c = torch.cat([batch.coefficient for batch in batches])[:num]
         # Those drawn in every batch.
@@ -320,7 +187,7 @@ class Measurement:
             raise ValueError("The loss is not finite: its gradient is NaN for every sample.")
         if not c[is_finite].any():
             raise ValueError("The loss is zero: so is its gradient, for every sample.")
-        diagnostics = list(pilot.diagnostics)
+        diagnostics = list(self._pilot.diagnostics)
         if not is_finite.all():
             diagnostics.append(kinds.NotFinite(1 - is_finite.double().mean().item()))
         is_used = is_finite
@@ -341,18 +208,18 @@ class Measurement:
             solved.sigma / (1 + noise.gamma**2) ** 0.5,  # input perturbation is left out
             offset=solved.offset,
             rtol=rtol,
-            network_scale=pilot.given_scale if data_scale is None else data_scale,
+            network_scale=self._pilot.given_scale if data_scale is None else data_scale,
         )
         if data_scale is not None:
             process = process._replace(scale=data_scale)
         logsnr = process.logsnr(solved.alpha, solved.sigma)
-        if noise.is_known and pilot.is_given:
+        if noise.is_known and self._pilot.is_given:
             require_explained(solved.unexplained_noise, logsnr)
         factor = solved.b - solved.a * solved.sigma / solved.alpha
         if not any(diagnostic.is_fatal for diagnostic in diagnostics):
             has_target = logsnr.isfinite() & (c != 0)
             diagnostics += of_the_target(
-                solved.unexplained_target[has_target], is_exact=pilot.is_exact
+                solved.unexplained_target[has_target], is_exact=self._pilot.is_exact
             )
             diagnostics += scatter.of_the_target(logsnr[has_target], factor[has_target], error=rtol)
             diagnostics += scatter.of_the_times(logsnr, inputs.values(), error=rtol)
@@ -374,7 +241,7 @@ class Measurement:
             alpha=solved.alpha,
             sigma=solved.sigma,
             inputs=inputs,
-            example=pilot.queries.example,
-            time_sign=pilot.time_sign,
+            example=self._pilot.queries.example,
+            time_sign=self._pilot.time_sign,
             diagnostics=diagnostics,
         )

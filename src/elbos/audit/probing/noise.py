@@ -16,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.audit import diagnostics as kinds
+from elbos.audit.calls.queries import DrawSum, PairedCalls
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.probing.data import Reference
 from elbos.audit.probing.decompose import Coefficients, along, paired_grams, solve, target_of
-from elbos.audit.probing.queries import DrawSum, PairedCalls
 from elbos.theory.process import align
 
 _MIN_SHARE = 1e-6  # share of the noise's power above which a draw counts

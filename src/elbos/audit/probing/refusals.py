@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from elbos.audit.calls.queries import PairedCalls
 from elbos.audit.probing.data import is_scaled_by_element, repeated
-from elbos.audit.probing.queries import PairedCalls
 
 _LEAD = "The network's input is not the data, scaled, plus noise of one level per sample: "
 REFUSAL = (

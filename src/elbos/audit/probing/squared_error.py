@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from elbos.audit import diagnostics as kinds
+from elbos.audit.calls.instrument import SIGNS, ZERO, Answer, Call, Observation
+from elbos.audit.calls.queries import Queries, is_same, unlike
 from elbos.audit.diagnostics import Diagnostic
-from elbos.audit.probing.instrument import SIGNS, ZERO, Answer, Call, Observation
-from elbos.audit.probing.queries import Queries, is_same, unlike
 from elbos.theory.process import align
 
 

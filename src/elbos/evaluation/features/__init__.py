@@ -10,12 +10,4 @@ from elbos.evaluation.features.lite0 import Lite0
 
 ExtractorConfig = Lite0 | Inception | Module
 
-__all__ = [
-    "Extractor",
-    "ExtractorConfig",
-    "Features",
-    "Inception",
-    "Lite0",
-    "Module",
-    "extract",
-]
+__all__ = ["Extractor", "ExtractorConfig", "Features", "Inception", "Lite0", "Module", "extract"]

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from elbos.base import files, formats
+from elbos.base import files
 from elbos.base.user_code import as_script, code_path, load_function, naming_line
-from elbos.training.data import to_pixels
+from elbos.training.data.dataset import to_pixels
 
 BATCH_SIZE = 50  # more is slower on a CPU, whose caches hold less
 
@@ -53,48 +53,27 @@ def extract(
     """Compute the feature vectors of images in batches.
 
     Grey images are converted to RGB. The `num_levels` pixel values are spread over 0 to 255.
-
-    Raises:
-        ValueError: If there are no images, they have another number of channels, or batches have
-            features of different lengths.
     """
-    num, channels = x.shape[:2]
-    if num == 0 or channels not in (1, 3):
-        raise ValueError(
-            f"Features need images with 1 or 3 channels; given are {num} of {channels} channels."
-        )
     parts = [
-        extractor.compute(to_pixels(batch, num_levels).repeat(1, 3 // channels, 1, 1))
+        extractor.compute(to_pixels(batch, num_levels).repeat(1, 3 // x.shape[1], 1, 1))
         for batch in torch.split(x, BATCH_SIZE)
     ]
-    logits = [part.logits for part in parts if part.logits is not None]
-    if len({part.pooled.shape[1] for part in parts}) > 1 or len(logits) not in (0, len(parts)):
-        raise ValueError(
-            f"{extractor.name} gives features of several lengths, or logits for some images only: "
-            "return vectors of equal length for all images."
-        )
     pooled = torch.cat([part.pooled for part in parts])
+    logits = [part.logits for part in parts if part.logits is not None]
     return Features(pooled, torch.cat(logits) if logits else None)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Load weights of safetensors' or PyTorch's format, and 8 digits of the file's SHA-256.
-
-    No code is executed.
-    """
+    """Load weights of PyTorch's format, and 8 digits of the file's SHA-256; no code is executed."""
     content = files.read(path)
-    digest = hashlib.sha256(content).hexdigest()[:8]
-    advice = "get the file again, or name another one."
-    if path.suffix == ".safetensors":
-        return formats.unpack(content, path), digest
     try:
         with warnings.catch_warnings(action="ignore"):  # about other file formats
             weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes can raise any exception
-        raise ValueError(f"{path} is damaged, or not a file of weights: {advice}") from error
-    if not (isinstance(weights, dict) and all(map(torch.is_tensor, weights.values()))):
-        raise ValueError(f"{path} does not hold a dict of tensors: {advice}")
-    return weights, digest
+        raise ValueError(
+            f"{path} is damaged, or not a file of weights: get the file again, or name another one."
+        ) from error
+    return weights, hashlib.sha256(content).hexdigest()[:8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +103,7 @@ class Module:
         def compute(images: UInt8[Tensor, "b 3 h w"]) -> Features:
             with as_script(str(file)), naming_line(self.path, file):
                 answer = function(images.to(device))
-            is_pair = isinstance(answer, tuple) and len(answer) == 2
-            pooled, logits = answer if is_pair else (answer, None)
+            pooled, logits = answer if isinstance(answer, tuple) else (answer, None)
             vectors = self._vectors(pooled, len(images))
             return Features(vectors, None if logits is None else self._vectors(logits, len(images)))
 

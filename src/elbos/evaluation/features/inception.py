@@ -15,7 +15,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from elbos.base import files
+from elbos.base.checks import Typed
 from elbos.base.errors import warn
 from elbos.base.extras import imported
 from elbos.evaluation.features.extractor import Extractor, Features, read_weights
@@ -27,15 +27,11 @@ URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inception:
+class Inception(Typed):
     """Inception-v3 with the original FID weights, 2,048 features and 1,008 classes."""
 
     weights: Path | None = None
     """File with the weights. Default: torch-fidelity's file in the cache of torch.hub."""
-
-    def __post_init__(self) -> None:
-        if self.weights is not None:  # absolute, as processes in other folders read it
-            object.__setattr__(self, "weights", files.expanded(self.weights))
 
     def load(self, device: torch.device) -> Extractor:
         """Load Inception-v3 as a feature extractor from a local file.

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from elbos.base.checks import diagnosed
 from elbos.base.conditions import Condition
 from elbos.base.errors import warn
 from elbos.theory.denoiser import Denoise, estimate
@@ -30,7 +29,6 @@ def at_least_single(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-@diagnosed
 @torch.no_grad()
 def eps_loss(
     denoiser: Denoise,
@@ -73,7 +71,6 @@ def eps_errors(
     return 0.5 * (eps_hat - eps).square()
 
 
-@diagnosed
 @torch.no_grad()
 def prior_loss(x: Float[Tensor, "b *d"], logsnr_min: float) -> Float[Tensor, " b"]:
     r"""Return the prior loss $\mathrm{KL}(q(z_{\lambda_\min} \mid x)\,\|\,\mathcal N(0, I))$ in
@@ -86,7 +83,6 @@ def prior_loss(x: Float[Tensor, "b *d"], logsnr_min: float) -> Float[Tensor, " b
     return 0.5 * (torch.sigmoid(level).item() * (x.square() - 1) - log_variance).flatten(1).mean(1)
 
 
-@diagnosed
 @torch.no_grad()
 def decoder_loss(
     x: Float[Tensor, "b *d"],

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from elbos.base.checks import MAX_BLOCKS, Typed, require_positive
+from elbos.base.checks import Typed, require_positive
 from elbos.models.networks.layers import Embedding, require_dropout, require_images, set_zero
 from elbos.models.networks.norms import upsampled
 from elbos.models.networks.unet import Attention, group_norm, require_channels
@@ -61,8 +61,7 @@ class ADMConfig(Typed):
     """Probability of dropping a channel's value inside a residual block, in training."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        require_positive(MAX_BLOCKS, num_blocks=self.num_blocks)
-        require_positive(embedding_dim=self.embedding_dim)
+        require_positive(num_blocks=self.num_blocks, embedding_dim=self.embedding_dim)
         num_levels = max(1, self.num_attention_levels)  # the middle has attention, too
         require_channels(self.channels, num_levels, self.head_dim)
         require_dropout(self.dropout)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from elbos.base.checks import MAX_BLOCKS, Typed, require_positive
+from elbos.base.checks import Typed, require_positive
 from elbos.models.networks.layers import Embedding, set_zero
 
 
@@ -35,8 +35,7 @@ class MLPConfig(Typed):
                 f"MLP takes vectors, not data of shape {shape}: "
                 "flatten them, or use the U-Net for images."
             )
-        require_positive(MAX_BLOCKS, num_blocks=self.num_blocks)
-        require_positive(num_features=self.num_features)
+        require_positive(num_blocks=self.num_blocks, num_features=self.num_features)
         return MLP(self, dim=shape[0], num_classes=num_classes)
 
 

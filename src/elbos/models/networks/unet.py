@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from elbos.base.checks import MAX_BLOCKS, Typed, require_positive
+from elbos.base.checks import Typed, require_positive
 from elbos.models.networks.layers import (
     Embedding,
     FourierFeatures,
@@ -72,8 +72,7 @@ class UNetConfig(Typed):
     """Probability of dropping a channel's value inside a residual block, in training."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        require_positive(MAX_BLOCKS, num_blocks=self.num_blocks)
-        require_positive(embedding_dim=self.embedding_dim)
+        require_positive(num_blocks=self.num_blocks, embedding_dim=self.embedding_dim)
         require_channels(self.channels, self.num_attention_levels, self.head_dim)
         require_exponents(self.fourier_exponents)
         require_dropout(self.dropout)

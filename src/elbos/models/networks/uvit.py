@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from elbos.base.checks import MAX_BLOCKS, Typed, require_positive
+from elbos.base.checks import Typed, require_positive
 from elbos.models.networks.adm import ResidualBlock
 from elbos.models.networks.layers import Embedding, require_dropout, require_images, set_zero
 from elbos.models.networks.norms import upsampled
@@ -58,9 +58,8 @@ class UViTConfig(Typed):
     residual blocks have no dropout: on fine resolutions it does harm."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        require_positive(MAX_BLOCKS, num_blocks=self.num_blocks)
-        require_positive(MAX_BLOCKS, num_transformer_blocks=self.num_transformer_blocks)
-        require_positive(embedding_dim=self.embedding_dim)
+        require_positive(num_blocks=self.num_blocks, embedding_dim=self.embedding_dim)
+        require_positive(num_transformer_blocks=self.num_transformer_blocks)
         require_channels(self.channels, 1, self.head_dim)
         require_heads(self.channels[-1], self.head_dim)
         require_dropout(self.dropout)

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from elbos.base.checks import MAX_BLOCKS, Typed, require_positive
+from elbos.base.checks import Typed, require_positive
 from elbos.models.networks.layers import (
     Embedding,
     FourierFeatures,
@@ -73,9 +73,11 @@ class ViTConfig(Typed):
     """Probability of dropping a value inside a perceptron, in training."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        require_positive(MAX_BLOCKS, num_blocks=self.num_blocks)
         require_positive(
-            num_features=self.num_features, patch_size=self.patch_size, head_dim=self.head_dim
+            num_blocks=self.num_blocks,
+            num_features=self.num_features,
+            patch_size=self.patch_size,
+            head_dim=self.head_dim,
         )
         require_heads(self.num_features, self.head_dim)
         require_exponents(self.fourier_exponents)

@@ -4,7 +4,7 @@ A sampler is a frozen dataclass with its settings, called with a denoiser, the n
 first level, and the levels in increasing log-SNR. It returns `z` at the last level, a sample of
 data where that level is $\infty$ ($\alpha = 1$, $\sigma = 0$), as `grid` makes it:
 
-    x = samplers.UniPC(order=3)(denoiser, z, samplers.grid(schedule, num_steps=24))
+    x = samplers.DPMSolver()(denoiser, z, samplers.grid(schedule, num_steps=24))
 
 | sampler | order on the ODE | evaluations for $n$ steps | noise | best at |
 |---|---|---|---|---|
@@ -13,8 +13,6 @@ data where that level is $\infty$ ($\alpha = 1$, $\sigma = 0$), as `grid` makes 
 | `Heun` | 2 | $2n - 1$ with `grid` | by churn | with churn |
 | `DPMSolver` | 2 | $n$ | none | up to 12 |
 | `StochasticDPMSolver` | 2, with $\eta = 0$ | $n$ | of strength $\eta$ | 16, by samples' quality |
-| `DPMSolver3` | 3 | $n$ | none | `UniPC` is better |
-| `UniPC` | `order` + 1; 3 | $n$ | none | up to 24; with order 3, from 24 |
 
 "Best at" is a number of evaluations: of an exact denoiser, by the distance to the ODE's solution
 (benchmarks/samplers.py, docs/results/samplers.md); with noise, on Fashion-MNIST, by the quality of
@@ -26,7 +24,6 @@ from elbos.models.samplers.ancestral import DDIM, Ancestral
 from elbos.models.samplers.dpm_solver import DPMSolver, StochasticDPMSolver
 from elbos.models.samplers.heun import Heun
 from elbos.models.samplers.sampler import Sampler, grid
-from elbos.models.samplers.unipc import DPMSolver3, UniPC
 
 SAMPLERS: tuple[type[Sampler], ...] = (
     Ancestral,
@@ -34,8 +31,6 @@ SAMPLERS: tuple[type[Sampler], ...] = (
     Heun,
     DPMSolver,
     StochasticDPMSolver,
-    DPMSolver3,
-    UniPC,
 )
 """Every sampler. A new one joins the command line, the run files and the tests by a line here."""
 
@@ -44,11 +39,9 @@ __all__ = [
     "SAMPLERS",
     "Ancestral",
     "DPMSolver",
-    "DPMSolver3",
     "Heun",
     "Sampler",
     "StochasticDPMSolver",
-    "UniPC",
     "grid",
 ]
 

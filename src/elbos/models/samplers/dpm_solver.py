@@ -8,7 +8,7 @@ $$\frac{z_s}{\sigma_s} = \frac{z_t}{\sigma_t} + \int_{\ell_t}^{\ell_s} e^\ell\,\
   z_s = \frac{\sigma_s}{\sigma_t} z_t + \alpha_s \int_0^h e^{\tau - h}\,\hat x(\tau)\,d\tau,$$
 
 in which only $\hat x$ along the way is unknown. A constant is DDIM; here it is extrapolated from
-the last two estimates. `unipc` has integrators of higher order.
+the last two estimates.
 
 References:
     Lu et al. (2022), https://arxiv.org/abs/2211.01095

@@ -6,10 +6,10 @@ $c(\lambda)$ implies the weighting
 $$w(\lambda) \propto
   p(\lambda)\; c(\lambda)\; \frac{\|\hat y - y\|^2}{\|\hat\epsilon - \epsilon\|^2}.$$
 
-`Recipe.weighting` derives this product; `Recipe.closed_form` states the result, and a test compares
-the two. A new method is one entry in the file of its family and, if its shape is new, one class in
-`weightings`. Where a reference says "as set by trainers", the setting is a choice or a default of
-public trainers, not the word of a model's authors.
+A recipe is these three as data, and `Recipe.weighting` their product, which a test compares with
+a closed form. A new method is one entry in the file of its family and a line in that test. Where
+a reference says "as set by trainers", the setting is a choice or a default of public trainers, not
+the word of a model's authors.
 
 See docs/theory.md, sections 2 and 4.
 

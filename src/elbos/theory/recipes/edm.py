@@ -2,7 +2,7 @@ r"""EDM's family: $\ln\tilde\sigma \sim \mathcal N(P_\mathrm{mean}, P_\mathrm{st
 
 from elbos.theory import weightings
 from elbos.theory.parameterizations import EDM
-from elbos.theory.recipes.recipe import Recipe, exact
+from elbos.theory.recipes.recipe import Recipe
 from elbos.theory.schedules import Normal
 
 _EDM2 = "Karras et al. (2024), https://arxiv.org/abs/2312.02696"
@@ -10,7 +10,6 @@ _VDMPP = "Kingma & Gao (2023), https://arxiv.org/abs/2303.00848"
 _SVD = "Blattmann et al. (2023), https://arxiv.org/abs/2311.15127"
 _MICRODIT = "Sehwag et al. (2024), https://arxiv.org/abs/2407.15811"
 _PHYSICSNEMO = "https://github.com/NVIDIA/physicsnemo (as set by trainers)"
-_EDM_MONOTONIC = weightings.Monotone(weightings.EDM())
 
 
 def _edm(title: str, p_mean: float, p_std: float, sigma_data: float, reference: str) -> Recipe:
@@ -18,7 +17,6 @@ def _edm(title: str, p_mean: float, p_std: float, sigma_data: float, reference: 
         title=title,
         schedule=Normal.edm(p_mean=p_mean, p_std=p_std),
         parameterization=EDM(sigma_data=sigma_data),
-        closed_form=weightings.EDM(mean=-2 * p_mean, std=2 * p_std, sigma_data=sigma_data),
         reference=reference,
     )
 
@@ -29,22 +27,19 @@ EDMS: dict[str, Recipe] = {
         title="EDM2 on latents, before its learned factor",
         schedule=Normal.edm(p_mean=-0.4, p_std=1.0),
         parameterization=EDM(),
-        closed_form=weightings.EDM2(),
         reference=_EDM2,
     ),
     "edm2-imagenet64": Recipe(
         title="EDM2 on ImageNet-64 pixels, before its learned factor",
         schedule=Normal.edm(p_mean=-0.8, p_std=1.6),
         parameterization=EDM(),
-        closed_form=weightings.EDM2(mean=1.6, std=3.2),
         reference=_EDM2,
     ),
     "edm-monotonic": Recipe(
         title="EDM's weighting, held at its maximum below its peak",
         schedule=Normal.edm(),
         parameterization=EDM(),
-        coefficient=exact(_EDM_MONOTONIC, Normal.edm(), EDM()),
-        closed_form=_EDM_MONOTONIC,
+        exact=weightings.Monotone(weightings.EDM()),
         reference=_VDMPP,
     ),
     "svd": _edm("Stable Video Diffusion, 576 x 320", 0.7, 1.6, 1.0, _SVD),

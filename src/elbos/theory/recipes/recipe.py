@@ -2,16 +2,16 @@
 imply.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from elbos.theory.formulas import evaluate_at
 from elbos.theory.parameterizations import Parameterization
 from elbos.theory.schedules import Schedule
-from elbos.theory.weightings import Weighting
+from elbos.theory.weightings import Implied, Weighting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,10 @@ class Recipe:
         title: The method, in a few words.
         schedule: The distribution $p$ of log-SNR in training.
         parameterization: The prediction type of the network output $y$.
-        coefficient: $c(\lambda)$, the factor of $\|\hat y - y\|^2$ in the loss. Default: 1.
-        closed_form: The implied weighting, up to a constant.
+        coefficient: $c(\lambda)$, the factor of $\|\hat y - y\|^2$ in the loss, as a formula
+            (`weightings.Implied`). Default: 1.
+        exact: The weighting of a loss whose coefficient is derived from it, which is the paper's
+            way. Default: the weighting follows from the coefficient.
         reference: Publication of the method, or the origin of its settings, such as "as set by
             trainers".
     """
@@ -33,29 +35,18 @@ class Recipe:
     title: str
     schedule: Schedule
     parameterization: Parameterization
-    coefficient: Callable[[Tensor], Tensor] = torch.ones_like
-    closed_form: Weighting
+    coefficient: str = "1"
+    exact: Weighting | None = None
     reference: str
 
-    def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Return the unnormalized weighting that the loss implies.
+    @property
+    def weighting(self) -> Weighting:
+        """The weighting that the loss implies, up to a constant."""
+        return self.exact or Implied(self.schedule, self.parameterization, self.coefficient)
 
-        It is density times loss coefficient times error ratio. Beyond the ends of the schedule,
-        where the recipe samples nothing, its formula continues.
-        """
-        error_ratio = 1 / self.parameterization.eps_error_per_error(logsnr)
-        return self.schedule.log_density(logsnr).exp() * self.coefficient(logsnr) * error_ratio
-
-
-def exact(
-    weighting: Weighting, schedule: Schedule, parameterization: Parameterization
-) -> Callable[[Tensor], Tensor]:
-    """Return the loss coefficient that realizes a given weighting.
-
-    It depends on the schedule and the prediction type.
-    """
-    return lambda logsnr: (
-        weighting(logsnr)
-        * torch.exp(-schedule.log_density(logsnr))
-        * parameterization.eps_error_per_error(logsnr)
-    )
+    def coefficient_at(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """Return the factor of the squared error in the loss."""
+        if self.exact is None:
+            return evaluate_at(self.coefficient, logsnr)
+        error_ratio = self.parameterization.eps_error_per_error(logsnr)
+        return self.exact(logsnr) * torch.exp(-self.schedule.log_density(logsnr)) * error_ratio

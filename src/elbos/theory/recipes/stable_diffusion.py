@@ -1,8 +1,5 @@
 """Recipes on Stable Diffusion's scaled-linear schedule, in the limit of many steps."""
 
-import torch
-
-from elbos.theory import weightings
 from elbos.theory.parameterizations import Eps, V
 from elbos.theory.recipes.recipe import Recipe
 from elbos.theory.schedules import StableDiffusion, ZeroTerminal
@@ -15,7 +12,6 @@ def _zero_terminal_v(title: str, snr_shift: float) -> Recipe:
         title=f"{title}: v-loss on the scaled-linear schedule with zero terminal SNR",
         schedule=ZeroTerminal(inner=StableDiffusion(), snr_shift=snr_shift),
         parameterization=V(),
-        closed_form=weightings.ZeroTerminalV(snr_shift=snr_shift),
         reference="Yang et al. (2024), https://arxiv.org/abs/2408.06072",
     )
 
@@ -25,46 +21,40 @@ STABLE_DIFFUSION: dict[str, Recipe] = {
         title="Stable Diffusion 1, XL: eps-loss on the scaled-linear schedule",
         schedule=StableDiffusion(),
         parameterization=Eps(),
-        closed_form=weightings.StableDiffusion(),
         reference="Rombach et al. (2022), https://arxiv.org/abs/2112.10752",
     ),
     "sd-v": Recipe(
         title="Stable Diffusion 2: v-loss on the scaled-linear schedule",
         schedule=StableDiffusion(),
         parameterization=V(),
-        closed_form=weightings.StableDiffusionV(),
         reference="Salimans & Ho (2022), https://arxiv.org/abs/2202.00512",
     ),
     "sd-min-snr-5": Recipe(
         title="Stable Diffusion, Min-SNR, gamma = 5, eps-loss",
         schedule=StableDiffusion(),
         parameterization=Eps(),
-        coefficient=lambda logsnr: (5.0 * torch.exp(-logsnr)).clamp(max=1.0),
-        closed_form=weightings.StableDiffusionMinSNR(gamma=5.0),
+        coefficient="min(snr, 5)/snr",
         reference=_MIN_SNR,
     ),
     "sd-min-snr-5-v": Recipe(
         title="Stable Diffusion, Min-SNR, gamma = 5, v-loss",
         schedule=StableDiffusion(),
         parameterization=V(),
-        coefficient=lambda logsnr: logsnr.exp().clamp(max=5.0) / (logsnr.exp() + 1),
-        closed_form=weightings.StableDiffusionMinSNR(gamma=5.0),
+        coefficient="min(snr, 5)/(snr + 1)",
         reference=_MIN_SNR,
     ),
     "sd-min-snr-1": Recipe(
         title="Stable Diffusion, Min-SNR, gamma = 1, eps-loss",
         schedule=StableDiffusion(),
         parameterization=Eps(),
-        coefficient=lambda logsnr: torch.exp(-logsnr).clamp(max=1.0),
-        closed_form=weightings.StableDiffusionMinSNR(gamma=1.0),
+        coefficient="min(snr, 1)/snr",
         reference=_MIN_SNR,
     ),
     "sd-debiased": Recipe(
         title="Stable Diffusion, debiased estimation: eps-loss over the root of the SNR",
         schedule=StableDiffusion(),
         parameterization=Eps(),
-        coefficient=lambda logsnr: torch.exp(-logsnr / 2),
-        closed_form=weightings.StableDiffusionDebiased(),
+        coefficient="1/sqrt(snr)",
         reference="Yu et al. (2023), https://arxiv.org/abs/2310.08442 (as set by trainers)",
     ),
     "cogvideox-2b": _zero_terminal_v("CogVideoX 2B", 3.0),

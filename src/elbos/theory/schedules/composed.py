@@ -42,7 +42,7 @@ class Mixture(Schedule):
         ValueError: If there is not one positive share for each schedule, or a schedule is adaptive.
 
     Examples:
-        >>> from elbos.schedules import Linear
+        >>> from elbos.theory.schedules import Linear
         >>> halves = Linear(logsnr_min=-4.0, logsnr_max=0.0), Linear(logsnr_min=0.0, logsnr_max=4.0)
         >>> mixture = Mixture(schedules=halves, shares=(3.0, 1.0))
         >>> mixture.time(torch.tensor([0.0]))

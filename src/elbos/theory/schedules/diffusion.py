@@ -83,7 +83,7 @@ class Normal(Schedule):
         Its parameters are mean and standard deviation of logit(t). `ends` are `logsnr_min` and
         `logsnr_max`.
         """
-        return cls(mean=-2 * mean, std=2 * std, **ends)
+        return cls(mean=-2 * mean + 0.0, std=2 * std, **ends)  # no minus before zero
 
     def _logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         quantile: Tensor = torch.special.ndtri(t)

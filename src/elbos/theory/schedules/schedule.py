@@ -107,7 +107,7 @@ class Schedule(Typed, abc.ABC):
                 on other devices, where a check would synchronize, and in compiled code.
 
         Examples:
-            >>> from elbos.schedules import Cosine
+            >>> from elbos.theory.schedules import Cosine
             >>> t = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
             >>> Cosine().logsnr(t).round(decimals=6)
             tensor([ 20.,   0., -20.], dtype=torch.float64)

@@ -5,12 +5,12 @@ $$L_w(x) = \tfrac12 \int_{\lambda_\min}^{\lambda_\max} w(\lambda)\,
 
 The weighting alone says what is optimized. If it never increases with $\lambda$, $L_w$ is a
 maximum-likelihood objective: the ELBO of data with Gaussian noise added, at noise levels
-distributed with density $-w'$. Constant factors do not matter and are dropped. `recipes` derives
-each of these from what a published method samples, predicts and multiplies its loss with; here are
-the closed forms.
+distributed with density $-w'$. Constant factors do not matter and are dropped. Here are the closed
+forms that the paper names; the weighting of any other loss follows from what it samples, predicts
+and multiplies with (`Implied`), and `recipes` lists published ones.
 
 A new weighting is a frozen dataclass with one method, or any callable from log-SNR to weight. A
-configuration cannot hold a callable: `tabulated` converts it to numbers, with which a run is
+configuration cannot hold a callable: `Tabulated` converts it to numbers, with which a run is
 trained.
 
 See docs/theory.md, section 4.
@@ -20,70 +20,20 @@ References:
 """
 
 from elbos.theory.weightings.diffusion import (
-    DDPM,
     EDM,
-    EDM2,
     ELBO,
     IDDPM,
     P2,
     Exponential,
-    Laplace,
     MinSNR,
     Sigmoid,
-    SoftMinSNR,
-    TruncatedSNR,
 )
-from elbos.theory.weightings.flow import (
-    BellFlow,
-    BetaFlow,
-    CosMap,
-    InDI,
-    JiT,
-    LogitNormalFlow,
-    ModeFlow,
-    NormalMixtureFlow,
-    ShiftedFlow,
-    UShapeFlow,
-)
-from elbos.theory.weightings.stable_diffusion import (
-    StableDiffusion,
-    StableDiffusionDebiased,
-    StableDiffusionMinSNR,
-    StableDiffusionV,
-    ZeroTerminalV,
-)
+from elbos.theory.weightings.implied import Implied
+from elbos.theory.weightings.tabulated import Tabulated, require_reach
 from elbos.theory.weightings.weighting import WeightFunction, Weighting, sech_half
 from elbos.theory.weightings.wrappers import Monotone, Shifted
 
-WEIGHTINGS: tuple[type[Weighting], ...] = (
-    ELBO,
-    Sigmoid,
-    Exponential,
-    IDDPM,
-    DDPM,
-    EDM,
-    EDM2,
-    P2,
-    MinSNR,
-    SoftMinSNR,
-    TruncatedSNR,
-    InDI,
-    LogitNormalFlow,
-    CosMap,
-    ShiftedFlow,
-    Laplace,
-    NormalMixtureFlow,
-    BetaFlow,
-    ModeFlow,
-    UShapeFlow,
-    BellFlow,
-    JiT,
-    StableDiffusion,
-    StableDiffusionV,
-    ZeroTerminalV,
-    StableDiffusionMinSNR,
-    StableDiffusionDebiased,
-)
+WEIGHTINGS: tuple[type[Weighting], ...] = (ELBO, Sigmoid, Exponential, IDDPM, EDM, P2, MinSNR)
 """Every closed form. A new one joins the command line, the run files and the tests by a line here;
 its fields need defaults.
 """
@@ -92,38 +42,21 @@ WRAPPERS: tuple[type[Weighting], ...] = (Monotone, Shifted)
 """The weightings that wrap another weighting."""
 
 __all__ = [
-    "DDPM",
     "EDM",
-    "EDM2",
     "ELBO",
     "IDDPM",
     "P2",
     "WEIGHTINGS",
     "WRAPPERS",
-    "BellFlow",
-    "BetaFlow",
-    "CosMap",
     "Exponential",
-    "InDI",
-    "JiT",
-    "Laplace",
-    "LogitNormalFlow",
+    "Implied",
     "MinSNR",
-    "ModeFlow",
     "Monotone",
-    "NormalMixtureFlow",
     "Shifted",
-    "ShiftedFlow",
     "Sigmoid",
-    "SoftMinSNR",
-    "StableDiffusion",
-    "StableDiffusionDebiased",
-    "StableDiffusionMinSNR",
-    "StableDiffusionV",
-    "TruncatedSNR",
-    "UShapeFlow",
+    "Tabulated",
     "WeightFunction",
     "Weighting",
-    "ZeroTerminalV",
+    "require_reach",
     "sech_half",
 ]

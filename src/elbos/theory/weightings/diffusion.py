@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from elbos.base.checks import require_positive
-from elbos.theory.schedules import DDPM as DDPMSchedule
 from elbos.theory.weightings.weighting import Weighting, normal, sech_half
 
 
@@ -92,44 +91,6 @@ class IDDPM(Weighting):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDPM(Weighting):
-    r"""Weighting of noise prediction on the linear-$\beta$ schedule.
-
-    $$w(\lambda) = \frac{\mathrm{sigmoid}(-\lambda)}{\sqrt{\beta_0^2 + 2(\beta_1 - \beta_0)\,
-      \mathrm{softplus}(-\lambda)}}.$$
-
-    Rises for $\lambda < -0.922$ with the default $\beta$.
-
-    Attributes:
-        beta_min: $\beta_0$. Default: DDPM's.
-        beta_max: $\beta_1$. Default: DDPM's.
-
-    References:
-        Ho et al. (2020), https://arxiv.org/abs/2006.11239
-    """
-
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-
-    def __post_init__(self) -> None:
-        DDPMSchedule(
-            beta_min=self.beta_min, beta_max=self.beta_max
-        )  # raises unless the betas are valid
-
-    def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        integral = -logsigmoid(logsnr)
-        return torch.sigmoid(-logsnr) / torch.sqrt(
-            self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral
-        )
-
-
-def _edm(
-    logsnr: Float[Tensor, "*b"], mean: float, std: float, sigma_data: float
-) -> Float[Tensor, "*b"]:
-    return normal(logsnr, mean, std) * (torch.exp(-logsnr) + sigma_data**2)
-
-
-@dataclass(frozen=True, kw_only=True)
 class EDM(Weighting):
     r"""EDM's weighting, $w = \mathcal N(\lambda; m, s^2)\,(e^{-\lambda} + \sigma_d^2)$.
 
@@ -153,34 +114,8 @@ class EDM(Weighting):
         require_positive(std=self.std, sigma_data=self.sigma_data)
 
     def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        return _edm(logsnr, self.mean, self.std, self.sigma_data)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EDM2(Weighting):
-    r"""EDM2's weighting without the learned factor $1/e^u$.
-
-    It is EDM's formula with another mean and standard deviation. With the defaults it rises for
-    $\lambda < -3.16$; with ImageNet-64's (1.6, 3.2), for $\lambda < -8.64$.
-
-    Attributes:
-        mean: $m$. Default: EDM2's for latents, $P_\mathrm{mean} = -0.4$.
-        std: $s$. Default: EDM2's for latents, $P_\mathrm{std} = 1.0$.
-        sigma_data: $\sigma_d$. Default: EDM2's.
-
-    References:
-        Karras et al. (2024), https://arxiv.org/abs/2312.02696
-    """
-
-    mean: float = 0.8
-    std: float = 2.0
-    sigma_data: float = 0.5
-
-    def __post_init__(self) -> None:
-        require_positive(std=self.std, sigma_data=self.sigma_data)
-
-    def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        return _edm(logsnr, self.mean, self.std, self.sigma_data)
+        w = normal(logsnr, self.mean, self.std)
+        return w * (torch.exp(-logsnr) + self.sigma_data**2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,67 +163,3 @@ class MinSNR(Weighting):
 
     def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         return sech_half(logsnr) * torch.exp((math.log(self.gamma) - logsnr).clamp(max=0.0))
-
-
-@dataclass(frozen=True, kw_only=True)
-class SoftMinSNR(Weighting):
-    r"""Soft Min-SNR weighting on the cosine schedule, $w =
-    \mathrm{sech}(\lambda/2)\,\mathrm{sigmoid}(\ln\gamma - \lambda)$.
-
-    Rises for $\lambda < -0.527$ with the default. A sigmoid weighting whose factor $-d\lambda/dt$
-    was forgotten, on the cosine schedule with noise prediction, is this one with $\gamma = e^k$.
-
-    Attributes:
-        gamma: $\gamma > 0$. Default: the paper's.
-
-    References:
-        Crowson et al. (2024), https://arxiv.org/abs/2401.11605
-    """
-
-    gamma: float = 4.0
-
-    def __post_init__(self) -> None:
-        require_positive(gamma=self.gamma)
-
-    def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        return sech_half(logsnr) * torch.sigmoid(math.log(self.gamma) - logsnr)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TruncatedSNR(Weighting):
-    r"""Truncated-SNR weighting on the cosine schedule, $w = \mathrm{sech}(\lambda/2)\max(1,
-    e^{-\lambda})$.
-
-    Monotone.
-
-    References:
-        Salimans & Ho (2022), https://arxiv.org/abs/2202.00512
-    """
-
-    def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        return sech_half(logsnr) * torch.exp((-logsnr).clamp(min=0.0))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Laplace(Weighting):
-    r"""Weighting of velocity prediction with Laplace-distributed log-SNR, $w = e^{-|\lambda -
-    m|/b}(1 + e^{-\lambda})$.
-
-    With the defaults it rises for $\lambda < 0$.
-
-    Attributes:
-        mean: $m$. Default: the paper's.
-        scale: $b > 0$. Default: the paper's.
-
-    References:
-        Hang & Gu (2024), https://arxiv.org/abs/2407.03297
-    """
-
-    mean: float = 0.0
-    scale: float = 0.5
-
-    def __post_init__(self) -> None:
-        require_positive(scale=self.scale)
-
-    def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        return torch.exp(-(logsnr - self.mean).abs() / self.scale) * (1 + torch.exp(-logsnr))

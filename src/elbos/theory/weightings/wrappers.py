@@ -31,7 +31,7 @@ class Monotone(Weighting):
         ValueError: At its first use, if `inner` is not finite on $[-50, 50]$.
 
     Examples:
-        >>> from elbos.weightings import IDDPM
+        >>> from elbos.theory.weightings import IDDPM
         >>> Monotone(IDDPM())(torch.tensor([-9.0, 0.0]))
         tensor([1., 1.])
 

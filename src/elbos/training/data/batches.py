@@ -110,7 +110,7 @@ class Batches(Dataset[StoredBatch]):
             yield from map(self.__getitem__, range(step, num_steps))
         else:
 
-            def load(step: int) -> StoredBatch:
+            def load(step: int) -> StoredBatch:  # the copy of pinned memory does not block the host
                 return self[step].pinned() if torch.cuda.is_available() else self[step]
 
             pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="elbos-data")

@@ -6,9 +6,7 @@ are stored. The network is given
 $$x = \frac{2k}{K-1} - 1 \in [-1, 1].$$
 """
 
-import abc
 import hashlib
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,71 +18,11 @@ import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
-from elbos.base.checks import diagnosed
-from elbos.base.items import Batch
-from elbos.training.randomness import Visits
+from elbos.base.items import Batch, Batched
+from elbos.base.philox import Purpose, Stream
+from elbos.training.data.augment import cropped, mirrored
 
 SPLITS = ("train", "val", "test")
-MAX_CLASSES = 1_000_000
-"""Limit of the number of classes, since a network has weights for each."""
-
-
-class Source(abc.ABC):
-    """Samples of a dataset split, indexed like a tensor: `x[rows]`, `x[:100]`, `x[3]`.
-
-    Reading is a pure function of the indices and thread-safe. Validation and evaluation read the
-    same samples in each epoch; training may augment the stored samples (`stored`, `augmented`).
-    """
-
-    @property
-    @abc.abstractmethod
-    def shape(self) -> tuple[int, ...]:
-        """Shape `(n, *d)` of all samples."""
-
-    @abc.abstractmethod
-    def read(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *d"]:
-        """Return the samples at the given indices: integer pixel values, or continuous data."""
-
-    def stored(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *e"]:
-        """Return the samples at the given indices before augmentation."""
-        return self.read(rows)
-
-    def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
-        """Augment stored samples on the device by the random numbers of `visits`."""
-        del visits
-        return x
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Int64[Tensor, " b"] | slice | int) -> Shaped[Tensor, "..."]:
-        if isinstance(rows, int):
-            return self.read(torch.tensor([range(len(self))[rows]]))[0]
-        if isinstance(rows, slice):
-            return self.read(torch.arange(*rows.indices(len(self))))
-        return self.read(rows)
-
-    def split(self, size: int) -> Iterator[Shaped[Tensor, "b *d"]]:
-        """Yield all samples in batches of `size`."""
-        return (self[start : start + size] for start in range(0, len(self), size))
-
-
-@dataclass(frozen=True)
-class InMemory(Source):
-    """Samples of a dataset split, held in one tensor that is never modified."""
-
-    x: Shaped[Tensor, "n *d"]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.x.shape)
-
-    def read(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *d"]:
-        # NumPy copies in one thread; torch would take cores from the training
-        return torch.from_numpy(self.x.numpy()[rows.numpy()])
-
-    def __getitem__(self, rows: Int64[Tensor, " b"] | slice | int) -> Shaped[Tensor, "..."]:
-        return self.x[rows]  # a slice is a view
 
 
 def digest_of(tensors: Iterable[Tensor]) -> str:
@@ -100,11 +38,16 @@ class Split:
     """Samples of a dataset split and their class labels `0..num_classes-1`, or None.
 
     Batches are in [-1, 1]: of `num_levels` pixel values, or of continuous data, if it is None.
+
+    Attributes:
+        x: Pixel values or continuous data, in memory or mapped from a file, and never modified.
+        uncropped: The images of which `x` holds the centre, and training a random part, or None.
     """
 
-    x: Source
+    x: Shaped[Tensor, "n *d"]
     labels: Int64[Tensor, " n"] | None
     num_levels: int | None
+    uncropped: Shaped[Tensor, "n *e"] | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -113,10 +56,29 @@ class Split:
         return to_unit(self.x[rows], self.num_levels), self._labels(rows)
 
     def stored(self, rows: Int64[Tensor, " b"]) -> Batch:
-        return self.x.stored(rows), self._labels(rows)
+        """Return samples before augmentation, and their labels."""
+        x = self.x if self.uncropped is None else self.uncropped
+        # NumPy copies in one thread; torch would take cores from the training.
+        return torch.from_numpy(x.numpy()[rows.numpy()]), self._labels(rows)
 
     def _labels(self, rows: Int64[Tensor, " b"]) -> Int64[Tensor, " b"] | None:
         return None if self.labels is None else self.labels[rows]
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Chosen rows of a dataset, with or without their conditions."""
+
+    source: Batched
+    rows: Int64[Tensor, " n"]
+    use_cond: bool
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: Int64[Tensor, " b"]) -> Batch:
+        x, cond = self.source.batch(self.rows[rows])
+        return x, cond if self.use_cond else None
 
 
 @dataclass(frozen=True)
@@ -131,13 +93,6 @@ class DataSpec:
     num_levels: int | None
     num_classes: int | None
 
-    def __post_init__(self) -> None:
-        levels = 2 if self.num_levels is None else self.num_levels
-        classes = 1 if self.num_classes is None else self.num_classes
-        is_shape = min(self.shape, default=0) > 0 and math.prod(self.shape) < 2**60
-        if not is_shape or levels < 2 or not 1 <= classes <= MAX_CLASSES:
-            raise ValueError(f"invalid data: {self.described}")
-
     @property
     def described(self) -> str:
         values = "any values" if self.num_levels is None else f"{self.num_levels} pixel values"
@@ -149,14 +104,9 @@ class DataSpec:
 class Dataset:
     """Dataset of three disjoint splits for training, validation and testing.
 
-    Attributes:
-        name: Name of the dataset in reports.
-        train: Training split.
-        val: Split held out for validation during training.
-        test: Split held out for evaluation after training.
-        num_classes: Number of classes, or None where there are no labels.
-        class_names: Names of the classes, or None.
-        known_digest: SHA-256 of the `x` of all splits, if it was computed before.
+    `val` is held out for validation during training, `test` for evaluation after it. The SHA-256 of
+    the `x` of all splits is `known_digest`, if it was computed before. With `flip`, training
+    mirrors half of the images.
     """
 
     name: str
@@ -166,11 +116,12 @@ class Dataset:
     num_classes: int | None
     class_names: tuple[str, ...] | None
     known_digest: str | None = None
+    flip: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample, `(c, h, w)` or `(d,)`."""
-        return self.train.x.shape[1:]
+        return tuple(self.train.x.shape[1:])
 
     @property
     def spec(self) -> DataSpec:
@@ -194,39 +145,58 @@ class Dataset:
     def all(self) -> Split:
         """Training, validation and test samples together, in memory."""
         labels = [split.labels for split in self.splits if split.labels is not None]
-        x = InMemory(torch.cat([split.x[:] for split in self.splits]))
+        x = torch.cat([split.x for split in self.splits])
         return replace(self.train, x=x, labels=torch.cat(labels) if labels else None)
 
-    def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
-        return to_unit(self.train.x.augmented(x, visits), self.num_levels)
+    def with_augmentation(self, *, flip: bool, crop: int | None) -> "Dataset":
+        """Return the dataset with flips and random crops in training, and centre crops else."""
+        if crop is None:
+            return replace(self, flip=flip)
+        height, width = self.shape[1:]
+        if not 1 <= crop <= min(height, width):
+            raise ValueError(
+                f"crop is {crop}: give 1 to {min(height, width)}, the side of the images, or none."
+            )
+        top, left = (height - crop) // 2, (width - crop) // 2
+        train, val, test = (
+            replace(split, x=split.x[..., top : top + crop, left : left + crop], uncropped=split.x)
+            for split in self.splits
+        )
+        return replace(self, train=train, val=val, test=test, flip=flip)
+
+    def augmented(
+        self,
+        x: Shaped[Tensor, "b *e"],
+        key: tuple[int, int],
+        rows: Int64[Tensor, " b"],
+        epochs: Int64[Tensor, " b"],
+    ) -> Float[Tensor, "b *d"]:
+        """Augment stored training samples on the device, and map them to [-1, 1].
+
+        The random numbers are those of `key`, of the run's seed, for each sample in its epoch.
+        """
+        if self.train.uncropped is not None:
+            x = cropped(x, self.shape[-1], Stream(key, Purpose.CROPS).uniform(epochs, rows, 2))
+        if self.flip:
+            x = mirrored(x, Stream(key, Purpose.FLIPS).uniform(epochs, rows, 1))
+        return to_unit(x, self.num_levels)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return name, sample shape, split sizes, and SHA-256 of all samples and labels.
-
-        Raises:
-            ValueError: If a label is not a class.
-        """
+        """Return name, sample shape, split sizes, and SHA-256 of all samples and labels."""
         sizes = {name: len(getattr(self, name)) for name in SPLITS}
         properties = {"name": self.name, "shape": list(self.shape)}
         return {"version": 2, **properties, **sizes, "sha256": self._digest}
 
     @cached_property
     def _digest(self) -> str:
-        levels = self.known_digest or digest_of(split.x[:] for split in self.splits)
-        labels = [s.labels for s in self.splits if s.labels is not None]
-        for some in labels:
-            if len(some) and not 0 <= some.min() <= some.max() < (self.num_classes or math.inf):
-                raise ValueError(
-                    f"{self.name} has labels {some.min()} to {some.max()}, and {self.num_classes} "
-                    "classes, which are counted from 0: repair the labels, or pack the data again."
-                )
-        return hashlib.sha256(f"{levels} {digest_of(labels)}".encode()).hexdigest()
+        levels = self.known_digest or digest_of(split.x for split in self.splits)
+        labels = digest_of(split.labels for split in self.splits if split.labels is not None)
+        return hashlib.sha256(f"{levels} {labels}".encode()).hexdigest()
 
 
 # --- pixel values --------------------------------------------------------------------------------
 
 
-@diagnosed
 def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tensor, "*b"]:
     """Map pixel values `0..num_levels-1` linearly to [-1, 1].
 
@@ -286,5 +256,10 @@ def without_downloads() -> Iterator[None]:
         _ARE_ALLOWED.reset(token)
 
 
-def are_downloads_allowed() -> bool:
-    return _ARE_ALLOWED.get()
+def require_download(name: str, option: str) -> None:
+    """Raise a FileNotFoundError if downloads are forbidden; the option names data to train on."""
+    if not _ARE_ALLOWED.get():
+        raise FileNotFoundError(
+            f"{name} is not on this machine, and data named by a run are not downloaded: train "
+            f"with {option} to download it"
+        )

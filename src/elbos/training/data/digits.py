@@ -12,7 +12,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from elbos.base.checks import Typed
-from elbos.training.data.dataset import Dataset, InMemory, Split
+from elbos.training.data.dataset import Dataset, Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Digits(Typed):
 
         def split(name: str) -> Split:
             rows = torch.from_numpy(content[name].astype(np.int64))
-            return Split(InMemory(x[rows]), labels[rows], 17)
+            return Split(x[rows], labels[rows], 17)
 
         names = tuple("0123456789")
         return Dataset("digits", split("train"), split("val"), split("test"), 10, names)

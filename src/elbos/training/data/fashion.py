@@ -19,7 +19,7 @@ from torch import Tensor
 from elbos.base import files
 from elbos.base.cache import build_once, cache_dir
 from elbos.base.checks import Typed
-from elbos.training.data.dataset import Dataset, InMemory, Split, are_downloads_allowed
+from elbos.training.data.dataset import Dataset, Split, require_download
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 """Folder of the files of Debian's package dataset-fashion-mnist."""
@@ -50,12 +50,7 @@ class Fashion(Typed):
     """Folder with the four idx or idx.gz files. Default: Debian's package, else a download."""
 
     def load(self) -> Dataset:
-        """Load the dataset Fashion-MNIST, of which the first call may download 30 MB.
-
-        Raises:
-            FileNotFoundError: If the files are not found and cannot be downloaded.
-            ValueError: If a file is corrupt; the message names the file.
-        """
+        """Load the dataset Fashion-MNIST, of which the first call may download 30 MB."""
         folder = DEBIAN
         if self.root is not None:
             raw = self.root / "FashionMNIST" / "raw"  # torchvision's
@@ -71,17 +66,13 @@ class Fashion(Typed):
             labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", num_dims=1).long()
             if len(x) != len(labels):
                 raise ValueError(f"{folder} has {len(x)} {prefix} images and {len(labels)} labels")
-            splits += [Split(InMemory(x[rows]), labels[rows], 256) for rows in parts]
+            splits += [Split(x[rows], labels[rows], 256) for rows in parts]
         train, val, test = splits
         return Dataset("fashion", train, val, test, len(_CLASS_NAMES), _CLASS_NAMES)
 
 
 def _download(folder: Path) -> None:
-    if not are_downloads_allowed():
-        raise FileNotFoundError(
-            "Fashion-MNIST is not on this machine, and data named by a run are not downloaded: "
-            "train with data:fashion to download it"
-        )
+    require_download("Fashion-MNIST", "data:fashion")
     for name, digest in _MD5.items():
         try:
             with urllib.request.urlopen(f"{_URL}/{name}", timeout=60) as answer:  # noqa: S310, http

@@ -12,7 +12,6 @@ from elbos.base.codec import digest
 from elbos.base.conditions import Condition, is_alike, map_tensors
 from elbos.base.items import Items, first_item
 from elbos.training.data.dataset import Dataset, DataSpec
-from elbos.training.randomness import Visits
 
 NUM_MEANS = 16  # samples whose means identify the data
 
@@ -53,7 +52,7 @@ class GivenData:
         needs_null: bool = False,
     ) -> "GivenData":
         """Check a user's datasets and return them as training data, or raise a ValueError."""
-        if num_levels is not None and not (isinstance(num_levels, int) and num_levels >= 2):
+        if num_levels is not None and num_levels < 2:
             raise ValueError(f"num_levels is {num_levels}: give 2 or more, or None.")
         training = Items(dataset, is_bounded)
         x, cond = first_item(training)
@@ -75,24 +74,22 @@ class GivenData:
         spec = DataSpec(type(dataset).__name__, tuple(x.shape[1:]), num_levels, None)
         return cls(spec, training, held_out, cond is not None, null_cond)
 
-    def augmented(self, x: Float[Tensor, "b *d"], visits: Visits) -> Float[Tensor, "b *d"]:
-        del visits
+    def augmented(self, x: Float[Tensor, "b *d"], *_: Any) -> Float[Tensor, "b *d"]:
         return x
 
     def fingerprint(self) -> dict[str, Any]:
         """Return sizes and digests, of 16 sample means and the null condition, of the user's data.
 
-        Means are rounded to three decimals, to be equal on every machine. Torch's generator, with
-        which a dataset may augment, is seeded. If means are not reproducible, the digest is None.
+        Means are rounded to three decimals, to be equal on every machine. If they are not equal
+        when they are computed again, as of a dataset that augments, their digest is None.
         """
-        sizes = {"train": len(self.train), "val": len(self.val or ())}
-        held_out = [] if self.val is None else [self.val]
-        means = [_means(items) for items in (self.train, *held_out)]
-        again = [_means(items) for items in (self.train, *held_out)]
+        parts = [self.train] if self.val is None else [self.train, self.val]
+        means, again = ([_means(items) for items in parts] for _ in range(2))
         return {
             "name": self.spec.name,
             "shape": list(self.spec.shape),
-            **sizes,
+            "train": len(self.train),
+            "val": len(self.val or ()),
             "means": digest(means) if again == means else None,
             "has_cond": self.has_cond,
             "null_cond": null_digest(self.null_cond),

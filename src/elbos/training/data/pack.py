@@ -1,24 +1,20 @@
-"""Images that are decoded once, into one array per split: in the user's cache, or by `pack`.
+"""Encoded images become one array per split, in a folder that is complete or not there.
 
-A configuration (`Folder`, `Tar`, `Hub`) yields encoded images one by one. They are decoded in
-threads (Pillow releases Python's lock for nine tenths of the time of a JPEG) into a temporary file
-in the order in which they come, then divided into splits by their names, and copied into place.
+Images come one by one from any source. Threads decode them (Pillow releases Python's lock for nine
+tenths of the time of a JPEG) into a temporary file in the order in which they come. Then they are
+divided by their keys and copied into place, so that memory holds few of them at any time.
 """
 
-import abc
 import hashlib
 import io
 import os
 import tempfile
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,202 +22,105 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from elbos.base import files
-from elbos.base.cache import build_once, cache_dir
-from elbos.base.checks import Typed, require_positive
-from elbos.base.codec import digest
 from elbos.base.errors import warn
-from elbos.base.formats import CorruptFile
 from elbos.base.progress import progress
 from elbos.training.data import packed
-from elbos.training.data.augment import augmented
-from elbos.training.data.dataset import MAX_CLASSES, SPLITS, Dataset
+from elbos.training.data.dataset import SPLITS
 
-EXTENSIONS = (
-    *(".bmp", ".gif", ".jpeg", ".jpg", ".pgm"),
-    *(".png", ".ppm", ".tif", ".tiff", ".webp"),
-)
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # some other formats run programs
-SPLIT_WORDS = {"train": "train", "training": "train", "test": "test"} | dict.fromkeys(
-    ("val", "valid", "validation"), "val"
-)
-"""Names of splits in tars and datasets."""
-
-_FORMAT = 2  # increment when decoded pixels change, so that old caches are not used
 _NUM_AT_ONCE = 256  # decoded images in memory
+_MAX_CLASSES = 1_000_000  # a network has weights for each
 _HELD_OUT = 0.05
 _VALIDATION_SHARE = 0.1  # share of the images in `val` if there is no `test`
 
 
-class Encoded(NamedTuple):
-    """Encoded image of a dataset.
+class Sample(NamedTuple):
+    """Encoded image of a dataset."""
 
-    Attributes:
-        name: Name by which the image is sorted and divided.
-        content: Path or bytes of the image file; None if it is missing.
-        split: "train", "val" or "test"; "" for images that are to be divided.
-        label: Number or name of the class; None without classes.
-        row: Number of the decoded image in the temporary file; None for an image that is bad.
-    """
-
-    name: str
-    content: Path | bytes | None
-    split: str = ""
+    key: str  # by which the image is sorted and divided
+    picture: Path | bytes | None  # the image file or its content
     label: int | str | None = None
-    row: int | None = None
+    split: str = "train"
+    row: int = 0  # of the decoded image in the temporary file
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pictures(Typed, abc.ABC):
-    """Images of a folder, of tars or of the Hub, as 8-bit RGB of size x size pixels."""
-
-    size: int = 64
-    """Height and width after resizing and cropping, in pixels."""
-
-    flip: bool = False
-    """Mirror half of the training pictures left to right, another half in each epoch."""
-
-    crop: int | None = None
-    """Height and width of the part of a picture that is trained on, at another place in each epoch;
-    validation and test use the centre. Default: the entire picture."""
-
-    skip_bad: bool = False
-    """Leave out pictures that cannot be decoded, with a warning, instead of stopping."""
-
-    def __post_init__(self) -> None:
-        require_positive(size=self.size)
-
-    @property
-    @abc.abstractmethod
-    def place(self) -> str:
-        """Path or name of the data, for messages."""
-
-    @abc.abstractmethod
-    def source(self) -> Any:
-        """Return JSON values that change if the images change."""
-
-    @abc.abstractmethod
-    def images(self) -> tuple[Iterator[Encoded], tuple[str, ...] | None]:
-        """Return the encoded images, and the names of the classes if they are numbered."""
-
-    @property
-    def title(self) -> str:
-        """Name of the data in reports."""
-        return Path(self.place).name
-
-    def digest(self) -> str:
-        """Return a digest that changes if the decoded images change."""
-        return digest([_FORMAT, type(self).__name__, self.size, self.skip_bad, self.source()])
-
-    def load(self) -> Dataset:
-        """Return the dataset of the images, which the first call decodes into the user's cache.
-
-        The cache is `~/.cache/elbos` (or `$XDG_CACHE_HOME/elbos`), under a digest of the source.
-
-        Raises:
-            OSError: If a file cannot be read.
-            ValueError: If the images cannot be divided, or some cannot be decoded.
-        """
-
-        def read(folder: Path) -> Dataset:
-            try:
-                return packed.load(folder)
-            except (OSError, ValueError) as error:
-                raise CorruptFile(f"the cache {folder} is corrupt") from error
-
-        source = self.digest()
-        build = partial(_build, self, source, "--data.skip-bad")
-        dataset = build_once(cache_dir() / f"images-{source[:20]}", build, read)
-        return augmented(dataset, flip=self.flip, crop=self.crop)
-
-
-_Data = TypeVar("_Data")
-
-
-def fitted(data: _Data, size: int) -> _Data:
-    """Return pictures in the size that a network takes, unless one was given; other data as is."""
-    if isinstance(data, Pictures) and data.crop is None and data.size == type(data).size:
-        return replace(data, size=size)
-    return data
-
-
-def pack(data: Pictures, out: Path, *, jobs: int | None = None) -> None:
-    """Decode images into a folder of arrays, one per split.
-
-    A folder that is complete is not changed. One thread per core decodes by default.
-
-    Raises:
-        ValueError: If the images cannot be divided, images are bad, or `out` holds other files, or
-            the images of other data or settings, or as they were before a change.
-        OSError: If a file cannot be read or written.
-    """
-    source = data.digest()
-    build = partial(_build, data, source, "--skip-bad", jobs=jobs)
-    content = f"other data or sizes than {data.place} now: pack into a new folder."
-    packed.build_new(out, source, build, content)
-
-
-def _build(
-    data: Pictures, source: str, option: str, folder: Path, *, jobs: int | None = None
+def pack(
+    samples: Iterable[Sample],
+    folder: Path,
+    *,
+    name: str,
+    size: int,
+    source: str,
+    class_names: tuple[str, ...] | None = None,
+    skip_bad: bool = False,
+    jobs: int | None = None,
 ) -> None:
-    images, class_names = data.images()
+    """Decode images into arrays in an existing folder, one per split.
+
+    `source` is a digest of what the images were made from; `class_names` are for labels that are
+    numbers, by default those numbers.
+    """
+    decoded: list[Sample] = []
+    bad: list[str] = []
+    absent: list[str] = []
     with tempfile.TemporaryFile(dir=folder) as file:
-
-        def write(pixels: bytes) -> None:
-            with files.named_errors(folder):
-                file.write(pixels)
-
-        listed, bad = _decode_all(images, write, data, jobs)
-        if not listed:
+        for sample, pixels in _decoded(iter(samples), name, size, jobs):
+            if isinstance(pixels, bytes):
+                with files.named_errors(folder):
+                    file.write(pixels)
+                decoded.append(sample._replace(picture=None, row=len(decoded)))
+            elif isinstance(pixels, str):
+                bad.append(f"{sample.key!r} ({pixels})")
+            else:
+                absent.append(sample.key)
+        report_left_out(name, "sample(s) without a picture", absent)
+        if bad and not skip_bad:
             raise ValueError(
-                f"there is no picture in {data.place}: looked for files named "
-                f"{' '.join(EXTENSIONS)}"
+                f"{len(bad):,} of {len(bad) + len(decoded):,} pictures in {name} cannot be "
+                f"decoded: {_first(bad)}; repair them, or pass --skip-bad (--data.skip-bad)"
             )
-        if bad:
-            some = ", ".join(f"{name!r} ({reason})" for name, reason in list(bad.items())[:3])
-            what = f"{len(bad)} of {len(listed)} pictures in {data.place} cannot be used: {some}"
-            if not data.skip_bad:
-                raise ValueError(f"{what}; repair or remove them, or pass {option}")
-            warn(f"{what}; they are left out")
-        for split in ("val", "test"):  # hidden labels are -1 by convention
-            if {image.label for image in listed if image.split == split} == {-1}:
-                warn(f"the labels of {split} in {data.place} are hidden: this split is left out")
-                listed = [image for image in listed if image.split != split]
-        listed, class_names = _numbered(listed, class_names, data.place)
-        splits = _splits(listed, class_names or (), data.place)
+        report_left_out(name, "picture(s) that cannot be decoded", bad)
+        decoded, class_names = _numbered(decoded, class_names, name)
+        splits = divided(decoded)
+        for split, split_name in zip(splits, SPLITS, strict=True):
+            if not split:
+                raise ValueError(
+                    f"{name} has no picture for {split_name}, with {len(decoded)} in all: add some"
+                )
         file.flush()
-        decoded = np.memmap(file, np.uint8, "r").reshape(-1, 3 * data.size**2)
-
-        def blocks(rows: list[Any]) -> Iterator[bytes]:
-            for start in range(0, len(rows), _NUM_AT_ONCE):
-                yield decoded[rows[start : start + _NUM_AT_ONCE]].tobytes()
-
-        labels = [torch.tensor([image.label for image in split]) for split in splits if class_names]
         packed.write(
             folder,
-            [(len(split), blocks([image.row for image in split])) for split in splits],
-            labels,
-            (3, data.size, data.size),
-            name=data.title,
-            dtype="uint8",
+            np.memmap(file, np.uint8, "r").reshape(-1, 3, size, size),
+            [[sample.row for sample in split] for split in splits],
+            [torch.tensor([sample.label for sample in split]) for split in splits if class_names],
+            name=name,
             num_levels=256,
             class_names=class_names,
             source=source,
         )
 
 
-def _decode_all(
-    images: Iterator[Encoded], write: Callable[[bytes], None], data: Pictures, jobs: int | None
-) -> tuple[list[Encoded], dict[str, str]]:
-    def decoded(image: Encoded) -> bytes | str:
+def report_left_out(name: str, what: str, names: Sequence[str]) -> None:
+    """Warn in one line how many parts of a dataset are left out, if any, and of the first names."""
+    if names:
+        warn(f"Left out of {name}: {len(names):,} {what}: {_first(names)}")
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+
+
+def _decoded(
+    samples: Iterator[Sample], name: str, size: int, jobs: int | None
+) -> Iterator[tuple[Sample, bytes | str | None]]:
+    """Yield each sample with its pixels, or why they cannot be decoded, or None without any."""
+
+    def pixels(sample: Sample) -> bytes | str | None:
         try:
-            if image.content is None:
-                return "missing"
-            return decode(image.content, data.size).tobytes()
+            return decode(sample.picture, size).tobytes() if sample.picture else None
         except BadPicture as error:
             return str(error)
 
-    listed: list[Encoded] = []
-    bad: dict[str, str] = {}
     with (
         progress() as bar,
         ThreadPoolExecutor(jobs or os.cpu_count()) as pool,
@@ -229,78 +128,88 @@ def _decode_all(
     ):
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        task = bar.add_task(f"decoding {data.title}", total=None, unit="pictures", note="")
-        while some := list(islice(images, _NUM_AT_ONCE)):
-            for image, pixels in zip(some, pool.map(decoded, some), strict=True):
-                row = None
-                if isinstance(pixels, str):
-                    bad[image.name] = pixels
-                else:
-                    row = len(listed) - len(bad)
-                    write(pixels)
-                listed.append(image._replace(content=None, row=row))
+        task = bar.add_task(f"decoding {name}", total=None, unit="pictures", note="")
+        while some := list(islice(samples, _NUM_AT_ONCE)):
+            yield from zip(some, pool.map(pixels, some), strict=True)
             bar.advance(task, len(some))
-    return listed, bad
 
 
 def _numbered(
-    listed: list[Encoded], class_names: tuple[str, ...] | None, place: str
-) -> tuple[list[Encoded], tuple[str, ...] | None]:
-    labels = {image.label for image in listed}
+    samples: list[Sample], class_names: tuple[str, ...] | None, name: str
+) -> tuple[list[Sample], tuple[str, ...] | None]:
+    """Return the samples with the numbers of their classes, and the names of the classes."""
+    labels = {sample.label for sample in samples}
     if labels <= {None}:
-        return listed, None
+        return samples, None
     numbers: dict[Any, int]
     if any(isinstance(label, str) for label in labels):
         class_names = tuple(sorted(map(str, labels - {None})))
-        numbers = {name: number for number, name in enumerate(class_names)}
+        numbers = {label: number for number, label in enumerate(class_names)}
     else:
         highest = max(int(label or 0) for label in labels)
-        class_names = class_names or tuple(map(str, range(min(highest, MAX_CLASSES - 1) + 1)))
+        class_names = class_names or tuple(map(str, range(min(highest, _MAX_CLASSES - 1) + 1)))
         numbers = {number: number for number in range(len(class_names))}
-    for image in listed:
-        if image.label not in numbers:
+    for sample in samples:
+        if sample.label not in numbers:
             raise ValueError(
-                f"{image.name} in {place} has the label {image.label!r}, none of the "
-                f"{len(class_names)} classes"
+                f"{sample.key} in {name} has the label {sample.label!r}, none of the "
+                f"{len(class_names)} classes: repair it, or ignore classes by --label None "
+                "(--data.label None)"
             )
-    return [image._replace(label=numbers[image.label]) for image in listed], class_names
+    return [sample._replace(label=numbers[sample.label]) for sample in samples], class_names
 
 
-def _splits(listed: list[Encoded], class_names: tuple[str, ...], place: str) -> list[list[Encoded]]:
-    groups: defaultdict[str, list[Encoded]] = defaultdict(list)
-    for image in listed:
-        groups[image.split].append(image)
-    splits = [[image for image in split if image.row is not None] for split in divided(groups)]
-    for split, name in zip(splits, SPLITS, strict=True):
-        if not split:
-            raise ValueError(f"{place} has no usable picture for {name}: add some")
-    classes = {image.label for image in splits[0]}
-    for image in (*splits[1], *splits[2]):
-        if image.label not in classes:
-            name = class_names[int(image.label or 0)]
-            raise ValueError(f"class {name!r} of {place} has no usable picture for training")
-    return splits
+# --- division by keys ----------------------------------------------------------------------------
+
+
+def divided(samples: Iterable[Sample]) -> list[list[Sample]]:
+    """Divide images into sorted training, validation and test images.
+
+    A dataset's splits are used where it has all three. Without `val`, 5 % of `train` are for
+    validation. With `train` and `val` alone, as in ImageNet, a tenth of `val` is for validation and
+    the rest for testing. Otherwise 5 % of all images are for each. Which ones is decided by a hash
+    of their keys, so that images that are added do not move others.
+    """
+    groups: dict[str, list[Sample]] = {split: [] for split in SPLITS}
+    for sample in samples:
+        groups[sample.split].append(sample)
+    train, val, test = groups.values()
+    if train and test and not val:
+        val, train = _held_out(train, _HELD_OUT)
+    elif train and val and not test:
+        val, test = _held_out(val, _VALIDATION_SHARE)
+    elif not (train and val and test):
+        val, rest = _held_out(train + val + test, _HELD_OUT)
+        test, train = _held_out(rest, _HELD_OUT, lambda sample: 1 - hashed(sample))
+    return [sorted(split, key=lambda sample: sample.key.split("/")) for split in (train, val, test)]
+
+
+def hashed(sample: Sample) -> float:
+    """Return a number in [0, 1) from a hash of an image's key, equal on every machine."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(sample.key)).digest()[:6], "big") / 2**48
+
+
+def _held_out(
+    samples: list[Sample], share: float, rank: Callable[[Sample], float] = hashed
+) -> tuple[list[Sample], list[Sample]]:
+    """Split off a share of the images by rank, at least one image."""
+    ranked = sorted(samples, key=rank)
+    num = max(1, sum(rank(sample) < share for sample in ranked))
+    return ranked[:num], ranked[num:]
 
 
 # --- decoding ------------------------------------------------------------------------------------
 
 
 class BadPicture(Exception):
-    """Error raised if an image cannot be decoded; its message states the reason."""
+    """Error: an image cannot be decoded, for the reason that its message states."""
 
 
 def decode(path: Path | bytes, size: int) -> UInt8[np.ndarray, "3 s s"]:
-    """Decode an image file to a square RGB array.
+    """Decode an image file to a square RGB array, of `size` pixels after a crop at the centre.
 
-    The image is resized to `size` pixels on the short side, and cropped. The image is rotated by
-    its EXIF tag; grey, palette and CMYK become RGB; transparency is laid on white; 16-bit grey
-    keeps its high byte. The filter is Lanczos, antialiased. The caller must turn Pillow's
-    `DecompressionBombWarning` into an error.
-
-    Raises:
-        BadPicture: If the file is corrupt, an animation, or of another format.
-        OSError: If the file cannot be read.
-        MemoryError: If memory is too small now.
+    It is rotated by its EXIF tag; grey, palette and CMYK become RGB; transparency is laid on white;
+    16-bit grey keeps its high byte. Callers turn Pillow's `DecompressionBombWarning` into an error.
     """
     try:
         square = _square(path, size)
@@ -337,55 +246,3 @@ def _square(path: Path | bytes, size: int) -> Image.Image:
         image = Image.alpha_composite(white, image.convert("RGBA"))
     rgb = image.convert("RGB")
     return ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
-
-
-# --- division by names ---------------------------------------------------------------------------
-
-
-def divided(groups: Mapping[str, list[Encoded]]) -> list[list[Encoded]]:
-    """Divide images into training, validation and test images.
-
-    Returns three sorted lists. Groups `train`, `test` and perhaps `val` are the splits. With
-    `train` and `val` alone, as in ImageNet, a tenth of `val` is for validation and the rest for
-    testing. Otherwise, as in the group "", 5 % of all images are for validation and 5 % for
-    testing. Images are divided by a hash of their names.
-
-    Raises:
-        ValueError: If there are too few images.
-    """
-    train, val, test = (groups.get(name, []) for name in SPLITS)
-    if train and test and not val:
-        train, val, _ = by_hash(train, with_test=False)
-    elif train and val and not test:
-        ranked = sorted(val, key=hashed)
-        num_val = sum(hashed(image) < _VALIDATION_SHARE for image in ranked)
-        num_val = min(max(1, num_val), len(ranked) - 1)
-        val, test = by_path(ranked[:num_val]), by_path(ranked[num_val:])
-    elif not (train and val and test):
-        return by_hash([image for group in groups.values() for image in group], with_test=True)
-    return [train, val, test]
-
-
-def by_hash(images: list[Encoded], with_test: bool) -> list[list[Encoded]]:
-    """Divide images into training, validation and test by a hash of the name.
-
-    Test is empty unless `with_test`; other splits have at least one image each.
-    """
-    if len(images) < 2 + with_test:
-        raise ValueError(
-            f"only {len(images)} pictures for training, validation and testing: add some"
-        )
-    ranked = sorted(images, key=hashed)
-    num_val = max(1, sum(hashed(image) < _HELD_OUT for image in ranked))
-    num_test = max(1, sum(hashed(image) >= 1 - _HELD_OUT for image in ranked)) if with_test else 0
-    stop = len(ranked) - num_test
-    return [by_path(part) for part in (ranked[num_val:stop], ranked[:num_val], ranked[stop:])]
-
-
-def hashed(image: Encoded) -> float:
-    """Return a number in [0, 1) from a hash of an image's name, equal on every machine."""
-    return int.from_bytes(hashlib.sha256(os.fsencode(image.name)).digest()[:6], "big") / 2**48
-
-
-def by_path(images: Iterable[Encoded]) -> list[Encoded]:
-    return sorted(images, key=lambda image: image.name.split("/"))

@@ -1,0 +1,1 @@
+"""Calls of a loss and of its network: what was drawn, given and returned."""
