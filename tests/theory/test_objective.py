@@ -347,3 +347,11 @@ def test_data_of_another_range_are_told(give):
     assert warned[0].filename == __file__
     for x in (pixels / 127.5 - 1, torch.randn(4, 1, 8, 8) * 8, torch.zeros(4, 1, 8, 8)):
         give(x)
+
+
+def test_data_of_another_range_are_told_of_few_numbers_each():
+    """One sample of two numbers has no range; 64 of them, spread over the data, have one."""
+    points = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match="2 x - 1"):
+        GivenData.from_datasets(points, is_bounded=False)
+    GivenData.from_datasets(2 * points - 1, is_bounded=False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from elbos.theory import oracles
-from elbos.theory.oracles import FiniteSet
+from elbos.theory.oracles import FiniteSet, GaussianMixture
 from elbos.theory.process import alpha_sigma, diffuse
 
 LEVELS = torch.linspace(-8, 8, 9, dtype=torch.float64)
@@ -48,6 +48,25 @@ def test_pixel_values_stand_for_numbers_in_the_interval(randn):
     torch.testing.assert_close(actual, expected)
     rows = [naive(x, z[i : i + 1], logsnr[i].item()) for i in range(4)]
     torch.testing.assert_close(actual[0], torch.cat(rows))
+
+
+HALVES, MEANS, STDS = torch.tensor([0.5, 0.5]), torch.zeros(2, 3), torch.ones(2)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("build", "named"),
+    [
+        (lambda: GaussianMixture(4 * HALVES, MEANS, STDS), "sum 4"),
+        (lambda: GaussianMixture(torch.tensor([1.5, -0.5]), MEANS, STDS), "-0.5"),
+        (lambda: GaussianMixture(HALVES, MEANS, -STDS), "-1"),
+        (lambda: GaussianMixture(HALVES, MEANS[:1], STDS), r"\(1, 3\)"),
+        (lambda: FiniteSet(MEANS, labels=torch.zeros(3, dtype=torch.int64)), r"\[2\]"),
+    ],
+)
+def test_no_distribution_is_refused(build, named):
+    with pytest.raises(ValueError, match=named):
+        build()
 
 
 def test_a_class_is_a_set_of_its_own(randn):

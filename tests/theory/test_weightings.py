@@ -9,6 +9,7 @@ from tables import MONOTONE, NON_MONOTONE, RISES_BELOW, WEIGHTINGS, name_of
 
 from elbos.theory import parameterizations, weightings
 from elbos.theory.elbo import is_monotone, rising_intervals
+from elbos.theory.objective import Objective
 from elbos.theory.parameterizations import V
 from elbos.theory.recipes import RECIPES
 from elbos.theory.schedules import Cosine, Flow
@@ -145,6 +146,12 @@ def test_a_table_of_nan_is_nan():
 
 
 tabulated = Tabulated.from_function
+
+
+def objective(weighting):
+    return Objective(weighting=weighting, schedule=Cosine(), parameterization=V())
+
+
 REFUSED = [
     (lambda: tabulated(lambda logsnr: logsnr.tolist(), "f"), "f returns list"),
     (lambda: tabulated(lambda logsnr: logsnr * 1j, "f"), "f returns torch.complex128"),
@@ -162,6 +169,9 @@ REFUSED = [
     (lambda: Implied(Cosine(), V(), "-" * 5000 + "1"), "---"),
     (lambda: Implied(Cosine(), V(), "min"), "min"),
     (lambda: Monotone(torch.log)(LOGSNR), "log-SNR -50"),
+    (lambda: objective(lambda logsnr: logsnr[:, None]), r"\[1000, 1\]"),
+    (lambda: objective(lambda logsnr: 1.0), "float"),
+    (lambda: objective(lambda logsnr: -torch.ones_like(logsnr)), "-1 at log-SNR"),
 ]
 
 

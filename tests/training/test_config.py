@@ -80,7 +80,7 @@ def test_all_but_output_and_execution_is_in_the_identity() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weighting": weightings.Exponential(rate=1e3)}, "inf .*rate=1000"),
+        ({"weighting": weightings.Exponential(rate=1e3)}, "rate=1000.* inf "),
         (
             {"weighting": Tabulated(name="w", weights=(1.0, 2.0), logsnr_min=-5.0)},
             r"on \[-8, 7.8\]",

@@ -28,7 +28,7 @@ from elbos.theory.denoiser import Network, network_output, with_three_arguments
 from elbos.theory.parameterizations import Parameterization, error_ratio
 from elbos.theory.process import align, alpha_sigma
 from elbos.theory.schedules import Schedule
-from elbos.theory.weightings import WeightFunction, Weighting
+from elbos.theory.weightings import WeightFunction, Weighting, weights_at
 
 
 class Levels(NamedTuple):
@@ -63,6 +63,10 @@ class Objective(Typed):
             loss.
         parameterization: $(a, b)$, what the network predicts.
 
+    Raises:
+        ValueError: If the weighting, or the factor of the loss that follows from the three, is not
+            a finite number at a noise level of the schedule, or the weight is below 0.
+
     Examples:
         >>> from elbos import parameterizations, schedules, weightings
         >>> objective = Objective(
@@ -94,6 +98,17 @@ class Objective(Typed):
     def __post_init__(self) -> None:
         if isinstance(self.weighting, type):  # a class can be called, too
             decode(Weighting, self.weighting, "weighting")
+        times = (torch.arange(1000, dtype=torch.float64, device="cpu") + 0.5) / 1000
+        logsnr = self.schedule.logsnr(times)
+        weights_at(self.weighting, logsnr)
+        with torch.no_grad():
+            factor = self.coefficient(logsnr).float()
+        if not factor.isfinite().all():
+            worst = int(factor.isfinite().logical_not().nonzero()[0])
+            raise ValueError(
+                f"The factor of the loss is {factor[worst]:.3g} at log-SNR {logsnr[worst]:.3g}, "
+                f"with {self.weighting} and {self.schedule}: change one of them."
+            )
 
     def coefficient(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         r"""Return the factor of $\|\hat y - y\|^2$ in the loss.

@@ -39,11 +39,31 @@ class GaussianMixture(Typed):
         weights: $\pi_k$, summing to one.
         means: $\mu_k$.
         stds: $s_k \ge 0$.
+
+    Raises:
+        ValueError: If weights or standard deviations are no such numbers, or their number is not
+            that of the means.
     """
 
     weights: Float[Tensor, " k"]
     means: Float[Tensor, "k d"]
     stds: Float[Tensor, " k"]
+
+    def __post_init__(self) -> None:
+        num = self.means.shape[:1]
+        if self.means.ndim != 2 or self.weights.shape != num or self.stds.shape != num:
+            shapes = [tuple(t.shape) for t in (self.weights, self.means, self.stds)]
+            raise ValueError(
+                f"weights, means and stds have shapes {shapes}: give [k], [k, d] and [k]."
+            )
+        total = float(self.weights.sum())
+        if not (self.weights >= 0).all() or abs(total - 1) > 1e-4:
+            raise ValueError(
+                f"the weights have minimum {self.weights.min():g} and sum {total:g}: give "
+                "probabilities, weights / weights.sum()."
+            )
+        if not (self.stds >= 0).all():
+            raise ValueError(f"the smallest of stds is {self.stds.min():g}: give 0 or more.")
 
     def sample(
         self, num: int, generator: torch.Generator | None = None
@@ -130,8 +150,8 @@ class FiniteSet(Typed):
         labels: Class label of each point, or None.
 
     Raises:
-        ValueError: If there are no points, or integers without `num_levels`; when called, if `cond`
-            holds a class without points.
+        ValueError: If there are no points, integers without `num_levels`, or labels of another
+            number; when called, if `cond` holds a class without points.
 
     Examples:
         Two points on a line, seen through much noise:
@@ -155,6 +175,11 @@ class FiniteSet(Typed):
             raise ValueError(
                 f"x is {self.x.dtype} and num_levels is {self.num_levels}: give pixel values with "
                 "their number, or floating-point numbers in [-1, 1] without."
+            )
+        if self.labels is not None and self.labels.shape != self.x.shape[:1]:
+            raise ValueError(
+                f"labels have shape {tuple(self.labels.shape)} for {len(self.x)} points: give one "
+                f"for each, [{len(self.x)}]."
             )
 
     def __len__(self) -> int:

@@ -75,10 +75,18 @@ def diffuse(
     Returns:
         In the dtype and on the device of `x`.
 
+    Raises:
+        ValueError: If noise or log-SNR have shapes that would broadcast.
+
     Examples:
         >>> diffuse(torch.ones(1, 2), torch.zeros(1, 2), torch.tensor([0.0]))
         tensor([[0.7071, 0.7071]])
     """
+    if eps.shape != x.shape:
+        raise ValueError(
+            f"data of shape {tuple(x.shape)} with noise of shape {tuple(eps.shape)}: give noise "
+            "like the data."
+        )
     alpha, sigma = alpha_sigma(align(logsnr, x))
     return alpha.to(x) * x + sigma.to(x) * eps
 

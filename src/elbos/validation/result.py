@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from elbos.base.checks import typed
 from elbos.base.errors import flat
 from elbos.base.extras import shown_by
 from elbos.theory.schedules import Schedule
+from elbos.theory.weightings import weights_at
 from elbos.validation.estimate import Estimate
 from elbos.validation.measurements import NUM_BINS, ControlVariate, Measurements
 
@@ -163,11 +165,16 @@ class Validation:
         Args:
             weighting: $w$, such as `elbos.weightings.Sigmoid(k=2.0)`.
             minus: A validation whose weighted loss is subtracted, sample by sample. Default: none.
+
+        Raises:
+            ValueError: If the function does not return one weight for each noise level, finite and
+                not below 0; the validations differ in samples, noise levels or noise.
         """
-        loss = self.measurements.integral(weighting)
+        w = partial(weights_at, weighting)
+        loss = self.measurements.integral(w)
         if minus is not None:
             self.difference(minus)  # raises if samples, noise levels or noise differ
-            loss = loss - minus.measurements.integral(weighting)
+            loss = loss - minus.measurements.integral(w)
         return self.measurements.estimate(loss)
 
     @typed

@@ -30,7 +30,7 @@ from elbos.theory.weightings.diffusion import (
 )
 from elbos.theory.weightings.implied import Implied
 from elbos.theory.weightings.tabulated import Tabulated, require_reach
-from elbos.theory.weightings.weighting import WeightFunction, Weighting, sech_half
+from elbos.theory.weightings.weighting import WeightFunction, Weighting, sech_half, weights_at
 from elbos.theory.weightings.wrappers import Monotone, Shifted
 
 WEIGHTINGS: tuple[type[Weighting], ...] = (ELBO, Sigmoid, Exponential, IDDPM, EDM, P2, MinSNR)
@@ -59,4 +59,5 @@ __all__ = [
     "Weighting",
     "require_reach",
     "sech_half",
+    "weights_at",
 ]

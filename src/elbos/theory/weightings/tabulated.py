@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.base.user_code import as_script, code_path, load_function, naming_line
-from elbos.theory.weightings.weighting import WeightFunction, Weighting
+from elbos.theory.weightings.weighting import WeightFunction, Weighting, weights_at
 from elbos.theory.weightings.wrappers import Monotone, Shifted
 
 
@@ -88,16 +88,7 @@ class Tabulated(Weighting):
         """
         name = name or str(getattr(function, "__name__", type(function).__name__))
         levels = torch.linspace(logsnr_min, logsnr_max, 2001, dtype=torch.float64)
-        with torch.no_grad():
-            w: object = function(levels)
-        is_plain = isinstance(w, Tensor) and w.layout == torch.strided and not w.is_meta
-        if not is_plain or w.shape != levels.shape or w.is_complex():  # type: ignore[attr-defined]
-            what = f"{w.dtype} {list(w.shape)}" if isinstance(w, Tensor) else type(w).__name__
-            raise ValueError(
-                f"The weighting {name} returns {what} for log-SNRs [2001]: return a tensor with a "
-                "real weight for each."
-            )
-        weights = tuple(float(f"{value:.9g}") for value in w.tolist())  # type: ignore[attr-defined]
+        weights = tuple(float(f"{w:.9g}") for w in weights_at(function, levels, name).tolist())
         return cls(name=name, weights=weights, logsnr_min=logsnr_min, logsnr_max=logsnr_max)
 
     @classmethod

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from elbos.base.checks import require_scaled
@@ -14,6 +14,7 @@ from elbos.base.items import Items, first_item
 from elbos.training.data.dataset import Dataset, DataSpec
 
 NUM_MEANS = 16  # samples whose means identify the data
+NUM_SCALED = 64  # samples whose range is checked: of single numbers, too, enough for a verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,11 @@ class GivenData:
             raise ValueError(f"num_levels is {num_levels}: give 2 or more, or None.")
         training = Items(dataset, is_bounded)
         x, cond = first_item(training)
-        require_scaled(x)
+        require_scaled(training.batch(_spread(training, NUM_SCALED))[0])
+        if needs_null and cond is None:
+            raise ValueError(
+                "the dataset's items have no condition to drop: give (x, cond), or no cond_dropout."
+            )
         if needs_null and not is_alike(cond, null_cond):
             raise ValueError(
                 f"null_cond, a {type(null_cond).__name__}, does not fit the condition, a "
@@ -100,11 +105,15 @@ def null_digest(null_cond: Condition) -> str:
     return digest(repr(map_tensors(lambda part: part.tolist(), null_cond)))
 
 
+def _spread(items: Items, num: int) -> Int64[Tensor, " n"]:
+    return torch.linspace(0, len(items) - 1, min(len(items), num)).long()
+
+
 def _means(items: Items) -> list[Any]:
     def mean(part: Tensor) -> float:
         return round(part.double().mean().item(), 3) + 0.0  # avoids -0.0
 
-    rows = torch.linspace(0, len(items) - 1, min(len(items), NUM_MEANS)).long()
+    rows = _spread(items, NUM_MEANS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         samples = [items.batch(row[None]) for row in rows]
