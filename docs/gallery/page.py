@@ -11,11 +11,11 @@ from plotly.graph_objects import Figure, Scatter
 
 from elbos.audit.result import Audit
 from elbos.audit.words import View, in_words, views
-from elbos.base.colors import COLORS, Swatch
+from elbos.base.colors import COLORS, LineStyle
 from elbos.base.figures import Panel, logsnr_axis, stacked
 from elbos.base.numbers import NONE
 from elbos.base.report import Heading, Paragraph, Part, Plot, Report
-from elbos.base.tables import Cell, Column, Table, evenly
+from elbos.base.tables import Column, Table, evenly
 from elbos.theory.recipes import FAMILIES
 
 _SHOWN = (
@@ -91,33 +91,31 @@ def _parts(cards: Sequence[Card], showcases: Sequence[Showcase]) -> Iterator[Par
 
 
 def table(cards: Sequence[Card]) -> Table:
-    """Return a table of the facts of losses, which a page sorts."""
+    """Return a table of the facts of losses."""
     names = list(dict.fromkeys(name for card in cards for name in card.facts))
     heads = ["loss", "about", "notes", *names, "source"]
     rows = []
-    for card, look in zip(cards, swatches(len(cards)), strict=True):
-        share, (low, high) = card.audit.negative_share, card.audit.central_half
-        sorts = {"negative share": share, "expected loss": (low + high) / 2}
-        facts = [Cell(card.facts.get(name, NONE), value=sorts.get(name)) for name in names]
+    for card in cards:
+        facts = [card.facts.get(name, NONE) for name in names]
         notes = " ".join(f"{note.mark} {note.text}" for note in card.view.notes)
-        rows.append([Cell(card.name, swatch=look), card.title, notes, *facts, card.source])
+        rows.append([card.name, card.title, notes, *facts, card.source])
     return Table([Column(head, is_numeric=False) for head in heads], rows).without_empty_columns()
 
 
-def swatches(num: int) -> list[Swatch]:
+def line_styles(num: int) -> list[LineStyle]:
     """Return the styles of so many curves: every other round of the colours is dashed."""
     rounds = (divmod(i, len(COLORS)) for i in range(num))
-    return [Swatch(COLORS[place], is_dashed=number % 2 == 1) for number, place in rounds]
+    return [LineStyle(COLORS[place], is_dashed=number % 2 == 1) for number, place in rounds]
 
 
 def figure(cards: Sequence[Card]) -> Figure:
     """Plot weightings, on a logarithmic axis, and densities over log-SNR."""
-    weights, densities, looks = [], [], swatches(len(cards))
+    weights, densities, styles = [], [], line_styles(len(cards))
     for i, card in enumerate(cards):
         audit = card.audit
         places = evenly(len(audit.logsnr), _NUM_POINTS)
         x, w, p = (values.numpy()[places] for values in (audit.logsnr, audit.weight, audit.density))
-        style = {"color": looks[i].color, "dash": looks[i].dash, "width": 2}
+        style = {"color": styles[i].color, "dash": styles[i].dash, "width": 2}
         for traces, values in ((weights, w), (densities, p)):
             name = re.sub("[<>&]", " ", card.name)
             shown = np.round(values / values.max(), 7)

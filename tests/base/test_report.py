@@ -1,7 +1,5 @@
-"""Reports: all formats escape, and pages are closed by a policy that knows their scripts."""
+"""Reports: all formats escape, and pages fetch nothing."""
 
-import base64
-import hashlib
 import io
 import json
 import math
@@ -15,7 +13,7 @@ from rich.console import Console
 
 from elbos.base.figures import Panel, logsnr_axis, stacked
 from elbos.base.report import Code, Heading, Paragraph, Picture, Plot, Report
-from elbos.base.tables import Cell, Table
+from elbos.base.tables import Bold, Table
 
 
 def plot():
@@ -28,7 +26,7 @@ REPORT = Report(
     parts=[
         Paragraph(HOSTILE, "lead"),
         Heading(HOSTILE),
-        Table([HOSTILE, "n"], [[HOSTILE, Cell("2", value=2.0)], ["b", Cell("10", value=10.0)]]),
+        Table([HOSTILE, "n"], [[HOSTILE, Bold("2")], ["b", "10"]]),
         Code(HOSTILE),
         Table(["without rows"], []),
         Heading("Curves"),
@@ -48,40 +46,27 @@ def page():
     return REPORT.html()
 
 
-def test_policy_lets_the_two_scripts_run_and_fetches_nothing(page):
-    (policy,) = re.findall('Content-Security-Policy" content="(.*?)"', page)
-    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
-    assert rules["default-src"] == "'none'"
-    (script,) = re.findall('<script type="module">(.*?)</script>', page, re.DOTALL)
-    for code in (script, get_plotlyjs()):
-        digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-        assert f"'sha256-{digest}'" in rules["script-src"]
-    assert rules["script-src"].count("sha256-") == 2 and "unsafe" not in rules["script-src"]
-
-
 def test_plotly_is_embedded_once_and_only_for_plots(page):
-    assert page.count('id="plotly"') == 1 and len(page) < 2.5e6
+    assert page.count(get_plotlyjs()) == 1
     assert len(Report(title="", parts=[Paragraph("words")]).html()) < 2e4
 
 
-def test_hostile_text_makes_no_element(page):
-    assert page.count("<script") == 5  # two figures, the numbers, plotly and the page's
-    assert page.count("<img") == 1 and "<b>" not in page
+def test_the_page_holds_the_numbers_as_json(page):
     (data,) = re.findall('id="elbos-data">(.*?)</script>', page)
     content = json.loads(data)
     assert (content["name"], content["bits"]) == (HOSTILE, [None, None, 1.5])
 
 
-def test_hostile_text_is_inert_in_a_browser(page, browser, tmp_path):
+def test_hostile_text_is_shown_and_inert_in_a_browser(page, browser, tmp_path):
     (tmp_path / "page.html").write_text(page)
     with opened(browser, tmp_path / "page.html", width=390) as view:
         assert view.evaluate("window.hacked") is None
         assert view.title() == HOSTILE
+        for place in ("h1", "h2", "p", "th", "td", "pre"):
+            assert view.locator(place).first.text_content().strip() == HOSTILE
+        assert view.locator("img").count() == 1 and view.locator("b").count() == 0
         assert view.locator(".plot .scatterlayer .js-line").count() == 2
         assert view.evaluate("document.documentElement.scrollWidth") <= 390
-        view.locator("th button").last.click()
-        view.locator("th button").last.click()
-        assert view.locator("tbody th").first.text_content() == "b"  # 10 before 2
 
 
 def test_the_page_can_fetch_nothing(page, browser, tmp_path):

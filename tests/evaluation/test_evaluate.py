@@ -353,7 +353,7 @@ def test_the_difference_of_two_models_is_paired_over_images(first: Evaluation) -
     text = browsing.words(page([first, other]).html())
     gap = plus_minus(actual.mean, actual.standard_error)
     assert text.index(gap) < text.index("term by term") and text.count("term by term") == 2
-    shown = [row[3].text for row in runs_table([first, other]).body_cells]
+    shown = [row[3] for row in runs_table([first, other]).rows]
     assert shown == ["", "", gap]
 
 

@@ -25,7 +25,7 @@ OPTIONAL = ("lightning", "pytest", "transformers")
 DATA = (
     "py.typed",
     *("training/data/digits.npz", "training/data/digits.txt"),
-    *("base/report.css", "base/report.js"),
+    "base/report.css",
 )
 SMALL = [
     *("--network.channels", "16", "32", "--network.embedding-dim", "32", "--batch-size", "16"),

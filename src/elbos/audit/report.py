@@ -90,10 +90,10 @@ def _in_full(shown: Sequence[View]) -> Iterator[Part]:
     yield from facts_tables(shown, len(shown))
     yield Heading("Curves")
     yield Plot(figure([view.audit for view in shown]))
-    yield from (Paragraph(text, "note") for text in _READING)
+    yield from (Paragraph(text) for text in _READING)
     if any(view.audit.undecided for view in shown):
         text = "Fainter is where a rise is not significant, but cannot be excluded."
-        yield Paragraph(text, "note")
+        yield Paragraph(text)
     if named := [view for view in shown if view.audit.is_weighted_elbo]:
         yield Heading("Named weightings")
         yield Paragraph(
@@ -110,7 +110,7 @@ def _in_full(shown: Sequence[View]) -> Iterator[Part]:
     yield from map(_curves, shown)
     if num_samples := list(dict.fromkeys(v.audit.num_samples for v in shown)):
         counts = ", ".join(count(num, "samples") for num in num_samples if num)
-        yield Paragraph(f"Measured on {counts}." if counts else "Declared, exact.", "note")
+        yield Paragraph(f"Measured on {counts}." if counts else "Declared, exact.")
 
 
 def _nearest(view: View, caption: str = "") -> Table:

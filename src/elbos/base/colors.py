@@ -1,4 +1,4 @@
-"""Colours of curves, and line samples for text that mentions a curve."""
+"""Colours and dashes of curves."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,8 @@ from typing import NamedTuple
 COLORS = ["#3b7dd8", "#cf6a12", "#2b9a66", "#a35bd0", "#1592a5", "#a98012", "#c4548c", "#7d8590"]
 
 
-class Swatch(NamedTuple):
-    """Legend key of a curve: a short line in the curve's colour, solid or dashed."""
+class LineStyle(NamedTuple):
+    """Colour of a curve, which is solid or dashed."""
 
     color: str
     is_dashed: bool = False

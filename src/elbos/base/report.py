@@ -3,22 +3,17 @@
 A room says what its report holds, and only this file knows how that is shown. All texts are plain
 and escaped for the format. Sections with a plot or a picture are for pages.
 
-A page can be mailed or attached to an issue. Text and tables are plain HTML; only plots need
-scripts. The library plotly.js is embedded once, in compressed form, and unpacked by the browser. A
-content security policy keeps the page from fetching anything, and from running any script but
-these two, identified by their hashes.
+A page is the report's Markdown in HTML, with plots of plotly, whose library it holds once. It can
+be mailed or attached to an issue: a content security policy keeps it from fetching anything.
 """
 
 import base64
-import gzip
-import hashlib
 import itertools
 import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -30,20 +25,35 @@ from rich.text import Text
 from elbos import __version__
 from elbos.base import files
 from elbos.base.errors import printable
-from elbos.base.tables import Table, plain
+from elbos.base.tables import Table, plain, strong
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_THEORY = (
-    "The theory: Kingma &amp; Gao, <cite>Understanding Diffusion Objectives as the ELBO with "
-    'Simple Data Augmentation</cite>, 2023, <a href="https://arxiv.org/abs/2303.00848">'
-    "arxiv.org/abs/2303.00848</a>. Plots: plotly.js, MIT licence. This page fetches nothing; its "
-    "numbers are in it as JSON."
-)
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline';
+style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+{body}
+<footer>elbos {version}. The theory: Kingma &amp; Gao, <cite>Understanding Diffusion Objectives as
+the ELBO with Simple Data Augmentation</cite>, 2023,
+<a href="https://arxiv.org/abs/2303.00848">arxiv.org/abs/2303.00848</a>. Plots: plotly.js, MIT
+licence. This page fetches nothing; its numbers are in it as JSON.</footer>
+<script type="application/json" id="elbos-data">{data}</script>
+</body>
+</html>
+"""
 
-
-Emphasis = Literal["", "lead", "note", "warning", "error"]
+Emphasis = Literal["", "lead", "warning", "error"]
 
 
 @dataclass(frozen=True)
@@ -110,39 +120,36 @@ class Report:
         return Group(*map(_for_terminal, _of_text(self.parts)))
 
     def markdown(self) -> str:
-        parts = [*_of_text(self.parts), *self._reproduced()]
-        texts = (_for_markdown(part) for part in parts)
+        texts = map(_for_markdown, [*_of_text(self.parts), *self._reproduced()])
         return "\n\n".join([f"# {plain(self.title)}", *filter(None, texts)]) + "\n"
 
     def html(self) -> str:
         """Return the report as a complete HTML page."""
-        parts = [*filter(_is_filled, self.parts), *self._reproduced()]
-        body = [f"<h1>{escape(self.title)}</h1>", *map(_for_html, parts)]
-        body.append(f"<footer>elbos {__version__}. {_THEORY}</footer>")
-        if self.data is not None:
-            data = {"elbos": __version__, "command": self.command, **self.data}
-            content = _inert(json.dumps(_finite(data), allow_nan=False))
-            body.append(f'<script type="application/json" id="elbos-data">{content}</script>')
-        scripts = [_file("report.js")]
-        if any(isinstance(part, Plot) for part in parts):
-            library, compressed = _plotly()
-            scripts.append(library)
-            body.append(f'<script type="text/plain" id="plotly">{compressed}</script>')
-        digests = (hashlib.sha256(code.encode()).digest() for code in scripts)
-        allowed = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
-        policy = (
-            f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
-            "img-src data: blob:; base-uri 'none'; form-action 'none'"
+        from markdown_it import MarkdownIt
+
+        renderer = MarkdownIt("commonmark", {"html": False}).enable("table")
+        body, has_plotly = [renderer.render(f"# {plain(self.title)}")], False
+        for part in filter(_is_filled, [*self.parts, *self._reproduced()]):
+            match part:
+                case Plot(figure):
+                    options = {"responsive": True, "displaylogo": False}
+                    plot = figure.to_html(options, include_plotlyjs=not has_plotly, full_html=False)
+                    body.append(f'<figure class="plot">{plot}</figure>')
+                    has_plotly = True
+                case Picture(png, text):
+                    image = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+                    caption = f"<figcaption>{escape(text)}</figcaption>"
+                    body.append(f'<figure><img src="{image}" alt="">{caption}</figure>')
+                case _:
+                    body.append(renderer.render(_for_markdown(part)))
+        data = _finite({"elbos": __version__, "command": self.command, **(self.data or {})})
+        return _PAGE.format(
+            title=escape(self.title),
+            style=resources.files("elbos.base").joinpath("report.css").read_text(encoding="utf-8"),
+            body="\n".join(body),
+            version=__version__,
+            data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
         )
-        head = [
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">',
-            f"<title>{escape(self.title)}</title>\n<style>{_file('report.css')}</style>\n</head>",
-        ]
-        script = f'<script type="module">{scripts[0]}</script>'
-        return "\n".join([*head, "<body>", *body, script, "</body>\n</html>\n"])
 
     def write_html(self, path: str | Path) -> None:
         """Write the HTML page to `path`, whose missing parent folders are created.
@@ -192,33 +199,12 @@ def _for_markdown(part: Part) -> str:
             return part.markdown()
         case Heading(text, level):
             return f"{'#' * level} {plain(text)}"
-        case Paragraph(text):
-            return plain(text)
+        case Paragraph(text, kind):
+            return strong(text) if kind else plain(text)
         case Code(text):  # in a fence that is longer than any run of backticks in the code
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
             return f"{fence}sh\n{text}\n{fence}"
     raise TypeError(part)
-
-
-def _for_html(part: Part) -> str:
-    match part:
-        case Table():
-            return part.html()
-        case Heading(text, level):
-            return f"<h{level}>{escape(text)}</h{level}>"
-        case Paragraph(text, kind):
-            return f'<p class="{kind}">{escape(text)}</p>' if text else ""
-        case Code(text):
-            return f'<pre tabindex="0">{escape(text)}</pre>'
-        case Picture(png, text):
-            content = base64.b64encode(png).decode()
-            image = f'<img src="data:image/png;base64,{content}" alt="">'
-            return f"<figure>{image}<figcaption>{escape(text)}</figcaption></figure>"
-        case Plot(figure):
-            height, content = figure.layout.height, _inert(str(figure.to_json()))
-            plot = f'<div class="plot" style="min-height:{height}px"></div>'
-            missing = "<noscript>The curves need JavaScript; tables have their numbers.</noscript>"
-            return f'{plot}<script type="application/json">{content}</script>{missing}'
 
 
 def _finite(value: Any) -> Any:
@@ -227,22 +213,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _inert(content: str) -> str:
-    """Escape JSON text for embedding in an HTML script element."""
-    return content.replace("<", "\\u003c")
-
-
-@cache
-def _file(name: str) -> str:
-    return resources.files("elbos.base").joinpath(name).read_text(encoding="utf-8")
-
-
-@cache
-def _plotly() -> tuple[str, str]:
-    """Return the source of plotly.js, and its compressed form."""
-    from plotly.offline import get_plotlyjs
-
-    library: str = get_plotlyjs()
-    return library, base64.b64encode(gzip.compress(library.encode(), mtime=0)).decode()

@@ -11,7 +11,7 @@ from plotly.graph_objects import Figure, Scatter
 from elbos.base.arrays import Array
 from elbos.base.figures import Panel, logsnr_axis, stacked
 from elbos.comparison.result import Comparison, Curve
-from elbos.comparison.tables import swatches
+from elbos.comparison.tables import line_styles
 
 Curves = Mapping[str, Curve]  # by the objective's name
 
@@ -58,7 +58,7 @@ def weightings_figure(comparison: Comparison) -> Figure:
 
 
 def _traces(comparison: Comparison, curves: Curves, digits: str) -> list[Scatter]:
-    looks = swatches(comparison.objectives)
+    styles = line_styles(comparison.objectives)
     return [
         Scatter(
             x=curve.x,
@@ -66,8 +66,8 @@ def _traces(comparison: Comparison, curves: Curves, digits: str) -> list[Scatter
             name=escape(name, quote=False),
             mode="lines",
             line={
-                "color": looks[name].color,
-                "dash": looks[name].dash,
+                "color": styles[name].color,
+                "dash": styles[name].dash,
                 "width": 2.25,
                 "simplify": False,
             },

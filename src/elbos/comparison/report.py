@@ -53,7 +53,7 @@ def _in_full(comparison: Comparison, samples: Mapping[str, bytes]) -> Iterator[P
         yield differences_table(comparison, _from_first(comparison))
     yield Heading("Every objective")
     yield results_table(comparison)
-    yield Paragraph(_marks(comparison), "note")
+    yield Paragraph(_marks(comparison))
     yield from map(Paragraph, [*_findings(comparison), *_failures(comparison)])
     if comparison.pairs:
         yield Heading("Matched pairs: of each, one weighting is monotone and the other is not")
@@ -61,13 +61,13 @@ def _in_full(comparison: Comparison, samples: Mapping[str, bytes]) -> Iterator[P
     if samples:
         yield Heading("Samples")
         text = "All objectives begin with the same noise: a column shows what each makes of it."
-        yield Paragraph(text, "note")
+        yield Paragraph(text)
         yield from (
             Picture(samples[o.name], o.name) for o in comparison.objectives if o.name in samples
         )
     yield from _plots(comparison)
     yield Heading("Notes")
-    yield from (Paragraph(line, "note") for line in _NOTES)
+    yield from (Paragraph(line) for line in _NOTES)
     data = ("data", "num_levels", "num_test_images", "num_baseline", "num_samples")
     shown = {
         name: getattr(comparison, name) for name in ("seeds", "num_images", "num_parameters", *data)
@@ -134,7 +134,6 @@ def _plots(comparison: Comparison) -> Iterator[Part]:
         yield from (Heading("Learning curves"), Plot(learning))
         yield Paragraph(
             "Bits/dim of validation images, less is better; mean over seeds. Dashed: not monotone.",
-            "note",
         )
     if levels := figures.levels_figure(comparison):
         yield from (Heading("By noise level"), Plot(levels))
@@ -142,12 +141,10 @@ def _plots(comparison: Comparison) -> Iterator[Part]:
             "The ELBO of test images with noise added, as a loss in nats/dim: below 0 is better. "
             "Its right end is the clean ELBO, but for the decoder's term. The loss at a noise "
             "level is its slope: an objective below 0 in the second panel denoises better there.",
-            "note",
         )
     yield Heading("Weighting and noise levels of each objective")
     yield Plot(figures.weightings_figure(comparison))
     yield Paragraph(
         "The weighting w(λ), scaled to its maximum and dashed if it is not monotone, and the "
         "density p(λ) of the noise levels trained on. Left is noise, right is data.",
-        "note",
     )

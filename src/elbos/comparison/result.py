@@ -331,9 +331,9 @@ class Comparison(Stored):
             return records
         return pandas.DataFrame(records)
 
-    def _repr_html_(self) -> str:
-        html: str = shown_by(self, "tables").results_table(self).html()
-        return html
+    def _repr_markdown_(self) -> str:
+        text: str = shown_by(self, "tables").results_table(self).markdown()
+        return text
 
     def to_markdown(self) -> str:
         text: str = shown_by(self).page(self, {}).markdown()

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from itertools import cycle
 
 from elbos.base.codec import parse
-from elbos.base.colors import COLORS, Swatch
+from elbos.base.colors import COLORS, LineStyle
 from elbos.base.numbers import NONE, decimals, interval, number, plus_minus, setting, signed
-from elbos.base.tables import Cell, Column, Row, Table
+from elbos.base.tables import Bold, Column, Row, Table
 from elbos.comparison.result import Comparison, ObjectiveResult, Score
 from elbos.theory.names import label
 from elbos.theory.parameterizations import Parameterization
@@ -22,7 +22,7 @@ def component_label(kind: type, text: str) -> str:
         return text
 
 
-def swatches(objectives: Sequence[ObjectiveResult]) -> dict[str, Swatch]:
+def line_styles(objectives: Sequence[ObjectiveResult]) -> dict[str, LineStyle]:
     """Return the curve style of each objective.
 
     Each objective has a colour, or each weighting and its majorant if there are more objectives
@@ -34,7 +34,9 @@ def swatches(objectives: Sequence[ObjectiveResult]) -> dict[str, Swatch]:
         for o in objectives
     }
     colors = dict(zip(dict.fromkeys(groups.values()), cycle(COLORS), strict=False))
-    return {o.name: Swatch(colors[groups[o.name]], is_dashed=not o.is_monotone) for o in objectives}
+    return {
+        o.name: LineStyle(colors[groups[o.name]], is_dashed=not o.is_monotone) for o in objectives
+    }
 
 
 def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
@@ -44,39 +46,33 @@ def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
     columns = [Column("objective (↓ less is better, ↑ more)"), Column("monotone", is_numeric=False)]
     columns += [Column(m.short, is_lower_better=m.is_lower_better) for m in metrics]
     columns += [Column(name, is_numeric=False) for name in settings]
-    looks = swatches(comparison.objectives)
     rows: list[Row] = []
     for objective in comparison.objectives:
         num, scores = comparison.num_scored(objective), comparison.scores[objective.name]
         num_seeds = len(comparison.seeds)
-        note = "" if num == num_seeds else f"{num} of {num_seeds} seeds"
-        name = Cell(objective.name, note=note, swatch=looks[objective.name])
+        name = objective.name + ("" if num == num_seeds else f" ({num} of {num_seeds} seeds)")
         labels = [
             component_label(Parameterization, objective.parameterization),
             component_label(Schedule, objective.schedule),
             component_label(Weighting, objective.weighting),
         ]
-        cells = [_score_cell(scores.get(metric.key)) for metric in metrics]
+        cells = [_score_text(scores.get(metric.key)) for metric in metrics]
         rows.append([name, setting(objective.is_monotone), *cells, *labels[: len(settings)]])
-    foot: list[Row] = []
     if any(metric.baseline is not None for metric in metrics):
         num_images = comparison.num_baseline
         of = "" if num_images is None else f": {num_images:,} test images"
         values = [number(metric.baseline) for metric in metrics]
-        foot.append([f"real-data baseline{of}", "", *values, *[""] * len(settings)])
-    return Table(columns, rows, foot=foot)
+        rows.append([f"real-data baseline{of}", "", *values, *[""] * len(settings)])
+    return Table(columns, rows)
 
 
-def _score_cell(score: Score | None) -> Cell:
+def _score_text(score: Score | None) -> str:
     if score is None:
-        return Cell(NONE)
+        return NONE
     text = plus_minus(score.mean, score.std)
-    return Cell(
-        f"{text} ☆" if score.is_best_within_error and not score.is_best else text,
-        is_best=score.is_best,
-        note="unresolved" if score.is_unresolved else "",
-        value=score.mean,
-    )
+    if score.is_unresolved:
+        return f"{text} (unresolved)"
+    return f"{text} ★" if score.is_best else f"{text} ☆" if score.is_best_within_error else text
 
 
 def differences_table(comparison: Comparison, pairs: Sequence[tuple[str, str]]) -> Table:
@@ -88,11 +84,10 @@ def differences_table(comparison: Comparison, pairs: Sequence[tuple[str, str]]) 
             gap = comparison.difference(*pair, metric)
             places = decimals(gap.detectable)
             if places is None:
-                cells.append(Cell(number(gap.mean)))
+                cells.append(number(gap.mean))
                 continue
-            ends = interval(gap.low, gap.high, places)
-            is_bold = bool(gap.is_significant)
-            cells.append(Cell(signed(gap.mean, places), note=ends, is_bold=is_bold))
+            text = f"{signed(gap.mean, places)} ({interval(gap.low, gap.high, places)})"
+            cells.append(Bold(text) if gap.is_significant else text)
         rows.append([" minus ".join(pair), *cells])
     heads = [metric.short for metric in comparison.main_metrics]
     return Table(["below 0 is better; bold: significant", *heads], rows)

@@ -4,15 +4,13 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from itertools import cycle
 from typing import Any
 
 from plotly.graph_objects import Figure
 
-from elbos.base.colors import COLORS, Swatch
 from elbos.base.numbers import NONE, count, fixed, number, plus_minus, setting, signed
 from elbos.base.report import Heading, Paragraph, Part, Picture, Plot, Report
-from elbos.base.tables import Cell, Column, Table, evenly, named
+from elbos.base.tables import Bold, Column, Table, evenly, named
 from elbos.evaluation.metrics import Value
 from elbos.evaluation.result import MAX_Z, Evaluation, Likelihood, SampleQuality
 from elbos.validation import Estimate
@@ -47,7 +45,7 @@ def terminal_of_several(results: Sequence[Evaluation]) -> Report:
 
 def curves_figure(result: Evaluation) -> Figure:
     """Plot the loss and the ELBO of noisy data over log-SNR."""
-    return by_level_figure({name.text: (b.curve, b.elbo) for name, b in _conditions(result)})
+    return by_level_figure({name: (b.curve, b.elbo) for name, b in _conditions(result)})
 
 
 def _in_full(results: Sequence[Evaluation]) -> Iterator[Part]:
@@ -60,10 +58,10 @@ def _in_full(results: Sequence[Evaluation]) -> Iterator[Part]:
         images = count(result.num_images, f"{result.split} images".removeprefix("all "))
         evaluations = count(result.num_evaluations, "network evaluations")
         step = "" if result.step is None else f"step {count(result.step)} · "
-        yield Paragraph(f"{step}{images} · {evaluations}", "note")
+        yield Paragraph(f"{step}{images} · {evaluations}")
         for name, bound in _conditions(result):
             value = plus_minus(bound.bits_per_dim, bound.standard_error)
-            yield Paragraph(f"bits/dim, {name.text}: {value}", "lead")
+            yield Paragraph(f"bits/dim, {name}: {value}", "lead")
         yield Paragraph(
             "An upper bound on −log₂ p per dimension, a colour of a pixel: less is better."
         )
@@ -75,7 +73,6 @@ def _in_full(results: Sequence[Evaluation]) -> Iterator[Part]:
             "Loss: half the squared error of the predicted noise. Its area is the diffusion term "
             "of the bound. ELBO of noisy data: the loss added up from the left, where there is "
             "only noise. Every weighted loss is a mixture of these.",
-            "note",
         )
         yield from _measured(result, num_rows=13)
         yield from (Heading("Training"), named(result.trained))
@@ -92,7 +89,6 @@ def _measured(result: Evaluation, num_rows: int) -> Iterator[Part]:
     yield Paragraph(
         "± is the standard error over images and noise; that of noise is how far another "
         "measurement on the same images would differ.",
-        "note",
     )
     if ode := next((bound.ode for bound in result.results.values() if bound.ode), None):
         dequantization = f", {ode.dequantization} dequantization" if ode.dequantization else ""
@@ -100,7 +96,6 @@ def _measured(result: Evaluation, num_rows: int) -> Iterator[Part]:
             f"ODE: the probability flow of {count(ode.num_images, 'images')}, and its difference "
             f"from their bound: below zero, the flow is better. float32, {ode.trace} trace"
             f"{dequantization}, tolerance {ode.rtol}.",
-            "note",
         )
     yield Heading("The curves as tables")
     yield level_table(result, "curve", "Loss in nats/dim per unit of log-SNR", num_rows)
@@ -121,7 +116,6 @@ def _measured(result: Evaluation, num_rows: int) -> Iterator[Part]:
             "± is the jackknife's standard error. All but the kernel distance depends on the "
             "number of images, and has a real-data baseline only if there are as many test images "
             "as samples. There are as many samples of each class.",
-            "note",
         )
 
 
@@ -166,19 +160,18 @@ def level_differences(results: Sequence[Evaluation]) -> list[Table]:
         with suppress(ValueError):  # the models were evaluated on other images
             for name, curve in result.difference_by_level(first).items():
                 points = zip(curve.logsnr, curve.nats_per_dim, curve.standard_error, strict=True)
-                rows = [
-                    (fixed(level, 1), Cell(plus_minus(gap, error), is_bold=abs(gap) > 2 * error))
-                    for level, gap, error in points
-                ]
+                rows = []
+                for level, gap, error in points:
+                    text = plus_minus(gap, error)
+                    rows.append((fixed(level, 1), Bold(text) if abs(gap) > 2 * error else text))
                 head = "loss, nats/dim per unit of log-SNR: below 0 better; bold: beyond 2 errors"
                 caption = f"{result.run} minus {first.run}, {name.replace('_', ' ')}"
                 tables.append(Table(["log-SNR", head], rows, caption))
     return tables
 
 
-def _conditions(result: Evaluation) -> Iterator[tuple[Cell, Likelihood]]:
-    for (name, bound), color in zip(result.results.items(), cycle(COLORS), strict=False):
-        yield Cell(name.replace("_", " "), swatch=Swatch(color)), bound
+def _conditions(result: Evaluation) -> list[tuple[str, Likelihood]]:
+    return [(name.replace("_", " "), bound) for name, bound in result.results.items()]
 
 
 def terms_table(result: Evaluation) -> Table:
@@ -203,7 +196,7 @@ def terms_table(result: Evaluation) -> Table:
 def theorem_table(result: Evaluation) -> Table:
     rows = [
         (
-            check.name if len(result.results) == 1 else f"{check.name}, {name.text}",
+            check.name if len(result.results) == 1 else f"{check.name}, {name}",
             f"{'✓' if check.holds else '✗'} {signed(check.z, 2)}",
             number(check.loss),
             number(check.mixture),
@@ -244,5 +237,5 @@ def level_table(result: Evaluation, name: str, title: str, num_rows: int) -> Tab
     for i in evenly(len(levels), num_rows):
         values = (plus_minus(curve.nats_per_dim[i], curve.standard_error[i]) for curve in curves)
         rows.append((fixed(levels[i], 2), number(math.exp(-levels[i] / 2)), *values))
-    heads = ["log-SNR", "noise/signal", *(name.text for name, _ in _conditions(result))]
+    heads = ["log-SNR", "noise/signal", *(name for name, _ in _conditions(result))]
     return Table(heads, rows, title)

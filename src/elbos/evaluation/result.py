@@ -289,6 +289,6 @@ class Evaluation(Stored):
         """
         shown_by(self).page([self], command).write_html(path)
 
-    def _repr_html_(self) -> str:
-        html: str = shown_by(self).runs_table([self]).html()
-        return html
+    def _repr_markdown_(self) -> str:
+        text: str = shown_by(self).runs_table([self]).markdown()
+        return text

@@ -315,6 +315,6 @@ class Validation:
         figure: Figure = shown_by(self, "figures").by_level_figure(curves)
         return figure
 
-    def _repr_html_(self) -> str:
-        html: str = shown_by(self).results_table(self).html()
-        return html
+    def _repr_markdown_(self) -> str:
+        text: str = shown_by(self).results_table(self).markdown()
+        return text
