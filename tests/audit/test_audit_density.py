@@ -14,6 +14,7 @@ from elbos.audit.density.density import Evidence
 from elbos.audit.density.levels import Levels
 from elbos.audit.estimate import Estimate, possible_rises, significant_rises
 from elbos.theory import schedules
+from elbos.theory.names import code
 
 NUM_POINTS = 401
 
@@ -148,10 +149,11 @@ def test_a_short_table_has_the_name_of_its_schedule(sigma, schedule, tolerance):
     assert abs(getattr(named, "rho", 0) - getattr(schedule, "rho", 0)) <= tolerance
 
 
-def test_a_table_of_quadratic_betas_is_no_published_schedule():
+def test_a_table_of_quadratic_betas_has_its_parameters():
     sigma = ddpm(np.linspace(1e-4**0.5, 0.05**0.5, 200) ** 2)  # its shape is a flow's, but for 7 %
     _, density = estimate(np.random.default_rng(0).choice(-2 * np.log(sigma), 20_000))
-    assert (density.kind, density.schedule) == ("table", None)
+    expected = schedules.StableDiffusion(beta_min=200 * 1e-4, beta_max=200 * 0.05)
+    assert (density.kind, code(density.schedule)) == ("table", code(expected))
 
 
 def test_a_table_of_unequal_steps_has_its_spacing_exact_and_its_probabilities_smooth():

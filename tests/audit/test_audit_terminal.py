@@ -44,7 +44,7 @@ def test_the_terminal_shows_what_the_audit_found(edm):
     assert len(as_text([edm]).splitlines()) <= 24
     (table,) = facts_tables([view], 1)
     text = flat(as_text([edm], width=200, is_verbose=True))
-    assert all(f"{name.text} {flat(value.text)}" in text for name, value in table.body_cells)
+    assert all(f"{name} {flat(value)}" in text for name, value in table.rows)
     assert all(f"{name} {off}" in text for name, off in view.nearest)
     assert flat(view.factor) in text
 

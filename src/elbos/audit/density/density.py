@@ -29,11 +29,13 @@ from elbos.audit.density.curves import Splines, counts_by_block
 from elbos.audit.density.families import schedule_of_shape
 from elbos.audit.density.levels import Levels, Table, table_log_density
 from elbos.audit.density.quantiles import DecidingDraw, StepCurve, inverse_cdf_density
+from elbos.audit.density.tables import MIN_STEPS, schedule_of_table
 from elbos.base.arrays import Array
 from elbos.theory.schedules import Schedule
 
 _MAX_ERROR_TO_NAME = 0.05  # mean error up to which a curve distinguishes schedules
 _MAX_ERROR_TO_REPLACE = 0.02  # mean error up to which a published schedule replaces the curve
+_MAX_STEP_ERROR = 1e-3  # of the log-SNR of a step in float32; 1.7e-4 is the largest seen
 _NUM_IN_TAILS = 1024
 _NUM_BINS = 1024
 _MAX_BISECTIONS = 12
@@ -109,7 +111,7 @@ class Evidence:
             if table.is_uniform:
                 with_fewest_knots = table.spline.splines[0]
                 covariance = with_fewest_knots.covariance(steps)
-                return replace(_of_uniform(table, grid), covariance=covariance)
+                return replace(self._of_uniform(table, grid), covariance=covariance)
             log_probability = table.spline(table.steps)
             log_p, spacing = table_log_density(table.levels, table.steps, log_probability, grid)
             covariance = table.spline.covariance(steps)
@@ -135,7 +137,7 @@ class Evidence:
             density = Density("function", curve[0], np.diag(curve[1] ** 2))
             return _named(density, self.levels.logsnr, grid)
         if self.has_uniform_steps:
-            return _of_uniform(self.table, grid)
+            return self._of_uniform(self.table, grid)
         table, ends = self.all_steps
         if not ends.curve.is_enough:
             return None
@@ -147,13 +149,13 @@ class Evidence:
         )
         return _named(density, levels.logsnr, grid)
 
-
-def _of_uniform(table: Table, grid: Float[Array, " g"]) -> Density:
-    log_probability = np.full(len(table.levels), -np.log(len(table)))
-    log_p, spacing = table_log_density(table.levels, table.steps, log_probability, grid)
-    name, _ = schedule_of_shape(grid, log_p, spacing, table.levels, is_table=True)
-    exact = np.zeros((len(grid), len(grid)))
-    return Density("table", log_p, exact, name, len(table), spacing_error=spacing)
+    def _of_uniform(self, table: Table, grid: Float[Array, " g"]) -> Density:
+        log_probability = np.full(len(table.levels), -np.log(len(table)))
+        log_p, spacing = table_log_density(table.levels, table.steps, log_probability, grid)
+        error = _MAX_STEP_ERROR + 8 * float(np.median(self.levels.error))
+        schedule = schedule_of_table(table, error)
+        exact = np.zeros((len(grid), len(grid)))
+        return Density("table", log_p, exact, schedule, len(table), spacing_error=spacing)
 
 
 def _named(density: Density, logsnr: Float[Array, " n"], grid: Float[Array, " g"]) -> Density:
@@ -165,7 +167,8 @@ def _named(density: Density, logsnr: Float[Array, " n"], grid: Float[Array, " g"
     error = np.hypot(np.sqrt(np.diag(density.covariance)), density.spacing_error)
     p = np.exp(density.log_p - density.log_p.max())
     mean_error = (p * error).sum() / p.sum()
-    if mean_error > _MAX_ERROR_TO_NAME:
+    is_short = density.num_steps is not None and density.num_steps < MIN_STEPS
+    if is_short or mean_error > _MAX_ERROR_TO_NAME:
         return density
     schedule, is_published = schedule_of_shape(grid, density.log_p, error, logsnr)
     is_exact = is_published and mean_error < _MAX_ERROR_TO_REPLACE

@@ -15,7 +15,7 @@ import scipy
 import torch
 from jaxtyping import Float
 
-from elbos.audit.density.curves import is_central, spread
+from elbos.audit.density.curves import is_central
 from elbos.base.arrays import Array
 from elbos.theory.recipes import RECIPES
 from elbos.theory.schedules import (
@@ -35,7 +35,7 @@ T = TypeVar("T")
 _FIRST_STEP = 0.1  # first step of a parameter at 0; SciPy's default is too small
 _MAX_PARAMETER = 20.0  # largest plausible mean log-SNR or log-scale
 _TAIL = 5e-4  # share of the samples at either end that is not compared
-SAME_TABLE = 0.05  # spread of the log-ratio: published densities are limits of many steps
+MAX_LEFT_OUT = 0.005  # share of a schedule's levels beyond an end that need no mention
 _SHAPE_ERROR = 5e-4  # rounding error of a log-density
 
 
@@ -77,12 +77,21 @@ def fit_family(
     return theta
 
 
-_FAMILIES: list[tuple[Callable[..., Schedule], Callable[[Array], list[float]]]] = [
-    # a schedule of given parameters, and their first values for noise levels
+PUBLISHED = sorted({recipe.schedule for recipe in RECIPES.values()}, key=repr)
+FAMILIES: list[tuple[Callable[..., Schedule], Callable[[Array], list[float]]]] = [
+    # a schedule of given parameters, and their first values for noise levels; few of them first
     (lambda s, **ends: Cosine(shift=s, **ends), lambda x: [float(np.median(x)) / 2]),
     (
         lambda s, **ends: Flow(shift=float(np.exp(s)), **ends),
         lambda x: [-float(np.median(x)) / 2],
+    ),
+    (
+        lambda rho, **ends: EDMSampling(
+            sigma_min=float(np.exp(-ends["logsnr_max"] / 2)),
+            sigma_max=float(np.exp(-ends["logsnr_min"] / 2)),
+            rho=float(np.exp(rho)),
+        ),
+        lambda _: [float(np.log(7))],
     ),
     (
         lambda m, s, **ends: Normal(mean=m, std=float(np.exp(s)), **ends),
@@ -99,12 +108,10 @@ _FAMILIES: list[tuple[Callable[..., Schedule], Callable[[Array], list[float]]]] 
         lambda _: [float(np.log(0.1)), float(np.log(20))],
     ),
     (
-        lambda rho, **ends: EDMSampling(
-            sigma_min=float(np.exp(-ends["logsnr_max"] / 2)),
-            sigma_max=float(np.exp(-ends["logsnr_min"] / 2)),
-            rho=float(np.exp(rho)),
+        lambda b0, b1, **ends: StableDiffusion(
+            beta_min=float(np.exp(b0)), beta_max=float(np.exp(b0) + np.exp(b1)), **ends
         ),
-        lambda _: [float(np.log(7))],
+        lambda _: [float(np.log(1)), float(np.log(10))],
     ),
 ]
 
@@ -114,15 +121,11 @@ def schedule_of_shape(
     log_p: Float[Array, " g"],
     error: Float[Array, " g"],
     logsnr: Float[Array, " n"],
-    *,
-    is_table: bool = False,
 ) -> tuple[Schedule | None, bool]:
     """Find the schedule that matches an estimated log-density, and whether none of its shape is
     fitted.
     """
-    # The loss itself rounds in the tails, and the ends of a table are off its limit.
-    is_drawn = is_central(log_p, max(_TAIL, 2.5 / len(logsnr)) if is_table else _TAIL)
-    p = is_drawn * np.exp(log_p - log_p.max())
+    is_drawn = is_central(log_p, _TAIL)  # the loss itself rounds in the tails
     at, weight = torch.from_numpy(grid), is_drawn / (error**2 + _SHAPE_ERROR**2)
 
     def residual(schedule: Schedule) -> Array:
@@ -133,22 +136,20 @@ def schedule_of_shape(
         return float((weight * residual(schedule) ** 2).sum() / weight.sum())
 
     def has_shape(schedule: Schedule) -> bool:
-        if is_table:
-            return spread(residual(schedule), p / p.sum()) < SAME_TABLE
         return bool((np.abs(residual(schedule)) < 5 * (error + _SHAPE_ERROR))[is_drawn].all())
 
     low, high, num = float(logsnr.min()), float(logsnr.max()), len(logsnr)
     pad = 0.0 if num < 2 else (high - low) / num
     ends = {"logsnr_min": low - pad, "logsnr_max": high + pad}
+    max_left_out = max(12 / num, MAX_LEFT_OUT)
 
-    published = sorted({recipe.schedule for recipe in RECIPES.values()}, key=repr)
-    exact = [dataclasses.replace(s, **ends) for s in published if not isinstance(s, Linear)]
+    exact = [dataclasses.replace(s, **ends) for s in PUBLISHED if not isinstance(s, Linear)]
     exact += [Linear(**ends), StableDiffusion(**ends)]
     exact = [schedule for schedule in exact if has_shape(schedule)]
     if exact:
-        return _with_default_ends(min(exact, key=distance), len(logsnr)), True
+        return with_default_ends(min(exact, key=distance), max_left_out), True
     fitting = []
-    for family, start in _FAMILIES:
+    for family, start in FAMILIES:
         build = partial(family, **ends)
         theta = fit_family(build, start(logsnr), distance, xatol=1e-6, fatol=1e-14)
         if max(map(abs, theta)) < _MAX_PARAMETER and has_shape(build(*theta)):
@@ -156,11 +157,11 @@ def schedule_of_shape(
     if not fitting:
         return None, False
     _, best = min(fitting, key=lambda candidate: (candidate[0], distance(candidate[1])))
-    return _with_default_ends(best, len(logsnr)), False
+    return with_default_ends(best, max_left_out), False
 
 
-def _with_default_ends(schedule: Schedule, num: int) -> Schedule:
-    """Replace a fitted log-SNR limit by the default unless 12 of `num` samples would lie beyond."""
+def with_default_ends(schedule: Schedule, max_left_out: float) -> Schedule:
+    """Replace a log-SNR limit by the default if a smaller share of levels lies beyond it."""
     if isinstance(schedule, Linear | EDMSampling):
         return schedule
     defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(schedule)}
@@ -168,6 +169,6 @@ def _with_default_ends(schedule: Schedule, num: int) -> Schedule:
     for name in ("logsnr_min", "logsnr_max"):
         longer = dataclasses.replace(schedule, **{name: defaults[name]})
         noisy, clean = longer.time(ends).tolist()
-        if num * (1 - noisy + clean) < 12:
+        if 1 - noisy + clean < max_left_out:
             schedule = longer
     return schedule

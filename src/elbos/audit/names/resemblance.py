@@ -19,18 +19,20 @@ import torch
 from torch import Tensor
 
 from elbos.audit.density.curves import spread
-from elbos.audit.density.families import SAME_TABLE
 from elbos.audit.density.levels import table_log_density
 from elbos.audit.names.matching import MIN_GAIN, SAME, coefficient_name, fit_formula, prediction_of
 from elbos.audit.probing.scales import BUT_FOR
 from elbos.base.arrays import Array
+from elbos.base.codec import parse
 from elbos.theory.names import code
 from elbos.theory.recipes import FAMILIES, RECIPES
 from elbos.theory.schedules import Beta, Cosine, Flow, Laplace, Normal, Schedule
 
 _SAME_DENSITY = 0.03  # distance up to which log-densities count as equal, but for tables
+_SAME_TABLE = 0.05  # that of a table: published densities are limits of many steps
 _MAX_BEYOND = 1.0  # log-SNR by which a table may exceed the ends of a published schedule
 _NUM_STEPS = 1000  # length of trainers' tables
+_MIN_STEPS = 100  # a shorter table has not the noise levels of a recipe
 _EXPLODING = "variance exploding"
 _ROOTS = ("sqrt(ᾱ) and sqrt(1 - ᾱ)", "ᾱ and 1 - ᾱ in place of their square roots")
 _EXCHANGED = ("sqrt(ᾱ)*x + sqrt(1 - ᾱ)*eps", "sqrt(ᾱ) and sqrt(1 - ᾱ) exchanged")
@@ -241,7 +243,7 @@ class LossCurves:
         if covered < _MIN_COVERED:  # or some of the schedule's are beyond these
             return False
         p = self.p[is_used] / self.p[is_used].sum()
-        same = SAME_TABLE if self.audit.density_kind == "table" else _SAME_DENSITY
+        same = _SAME_TABLE if self.audit.density_kind == "table" else _SAME_DENSITY
         return spread((self.log_p - log_q)[is_used], p) < same
 
     def nearest_recipe(self) -> NearestRecipe:
@@ -252,12 +254,15 @@ class LossCurves:
         levels = torch.from_numpy(self.logsnr)
         used = self.p * (self.p > 1e-6 * self.p.max())  # a coefficient may be 0 in the tails
         denoisers = {"x", "edm"} if self.process.startswith(_EXPLODING) else set()
+        schedule = self.audit.schedule and parse(Schedule, self.audit.schedule)
+        is_many = (self.audit.num_steps or _MIN_STEPS) >= _MIN_STEPS
         matches = []
         for name, recipe in RECIPES.items():
             per_error = recipe.parameterization.eps_error_per_error(levels)
             log_k = (recipe.coefficient_at(levels).log() - per_error.log()).numpy()
             off = self.log_w - self.log_p - log_k
-            has_levels, is_same = self.has_density(recipe.schedule), spread(off, used) < SAME
+            has_levels = is_many and schedule == written(recipe.schedule)
+            is_same = spread(off, used) < SAME
             log_q = recipe.schedule.log_density(levels).numpy()
             distance = spread(off if has_levels else off + self.log_p - log_q, used)
             kinds = {type(recipe.parameterization).__name__.lower(), self.audit.parameterization}
@@ -277,6 +282,12 @@ class LossCurves:
         off = self.log_c - recipe.coefficient_at(levels).log().numpy()
         is_scale = self.audit.sigma_data not in (None, scale) and spread(off, used) < SAME
         return nearest._replace(coefficient=formula, sigma_data=scale if is_scale else None)
+
+
+def written(schedule: Schedule) -> Schedule:
+    """Return a schedule with its parameters as an audit writes them, of four digits."""
+    read: Schedule = parse(Schedule, code(schedule))
+    return read
 
 
 def resemblances(loss: LossCurves) -> list[Resemblance]:
@@ -350,6 +361,15 @@ def _of_the_table(loss: LossCurves) -> Iterator[Resemblance]:
         return
     steps = np.arange(_NUM_STEPS) / _NUM_STEPS
     times = torch.linspace(1, 0, _NUM_STEPS + 1, dtype=torch.float64)
+    for name in ("ddpm", "sd"):
+        meant: Any = RECIPES[name].schedule
+        num, betas = loss.audit.num_steps or _NUM_STEPS, (meant.beta_min, meant.beta_max)
+        low, high = (beta * num / _NUM_STEPS for beta in betas)
+        here = code(type(meant)(beta_min=low, beta_max=high))
+        if num != _NUM_STEPS and here == loss.audit.schedule:
+            change = f"the betas of {_NUM_STEPS:,} steps in a table of {num}"
+            yield Resemblance("noise levels", name, code(meant), change, here)
+            return
     for name in ("ddpm", "sd", "iddpm"):
         schedule = RECIPES[name].schedule
         if loss.has_density(schedule):
@@ -367,8 +387,8 @@ def _of_the_table(loss: LossCurves) -> Iterator[Resemblance]:
         within = loss.logsnr.clip(*ends)
         log_q, _ = table_log_density(levels.numpy(), steps, 0 * steps, within)
         if loss.has_log_density(log_q, *ends):
-            meant = _ALPHAS if is_preserving else _ROOTS
-            yield Resemblance("process", f"the recipe {name}", *meant)
+            mistake = _ALPHAS if is_preserving else _ROOTS
+            yield Resemblance("process", f"the recipe {name}", *mistake)
             return
 
 
