@@ -233,12 +233,14 @@ def test_the_nearest_recipe_is_of_the_same_kind(name):
     assert tilted.recipe is None and tilted.nearest_recipe.name == name
 
 
-def toward(time):
-    """Flow matching with the target x - eps, for a network that is given some time."""
+def toward(time, sign=1):
+    """Flow matching with the target x - eps, or its negative, for a network given some time."""
 
     def loss(network, x):
         t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
-        return (network((1 - t) * x + t * eps, time(t.flatten())) - (x - eps)).square().mean()
+        return (
+            (network((1 - t) * x + t * eps, time(t.flatten())) - sign * (x - eps)).square().mean()
+        )
 
     return loss
 
@@ -253,6 +255,23 @@ def test_the_sign_of_a_flow_is_that_of_its_time(time, sign, kind):
     assert (result.parameterization_factor, result.time_sign) == (-1, sign)
     assert slips(result) == [("target", "the other sign")]
     assert kinds_of_notes(result) == [kind, *(["published"] if sign > 0 else []), "yes"]
+
+
+@pytest.mark.parametrize(
+    ("time", "is_mirrored"),
+    [
+        (lambda t: 1 - t, True),
+        (lambda t: 1000 * (1 - t), True),
+        (lambda t: (1 - t) / (3 - 2 * t), True),  # a shifted time
+        (lambda t: 999 * t, False),
+        (lambda t: 2 * torch.log((1 - t) / t), False),  # log-SNR is no time
+    ],
+)
+def test_a_target_from_data_to_noise_in_a_time_from_noise_to_data_is_told(time, is_mirrored):
+    """A sampler that follows the network's output in its time would run backwards."""
+    result = audit.probe(toward(time, -1), X[:64], 500)
+    assert slips(result) == [("target", "the other sign")] * is_mirrored
+    assert kinds_of_notes(result)[0] == ("slip" if is_mirrored else "published")
 
 
 def test_a_fatal_finding_leaves_nothing_to_be_compared():

@@ -14,7 +14,7 @@ import torch
 from elbos.audit import formulas
 from elbos.audit.declare import from_recipe
 from elbos.audit.names.matching import NEAR, SAME
-from elbos.audit.names.resemblance import Resemblance
+from elbos.audit.names.resemblance import TARGETS, Resemblance
 from elbos.audit.result import Audit
 from elbos.base.codec import parse
 from elbos.base.colors import COLORS
@@ -165,9 +165,11 @@ class View:
                 f"{slip.change}."
             )
         if slip.change == "the other sign" and slip.name == "flow":
+            ways = {-1: "from data to noise", 1: "from noise to data"}
             text += (
-                " The network's time runs from data to noise, so eps - x is the velocity."
-                if audit.time_sign < 0
+                f" The network's time runs {ways[audit.time_sign]}, so {slip.published} is the "
+                "velocity."
+                if audit.time_sign
                 else " x - eps is the velocity where the network's time runs from noise to data; "
                 "the direction of your time is unknown."
             )
@@ -181,9 +183,8 @@ class View:
         data explain the sign of a velocity.
         """
         slips = [slip for slip in self.audit.resembles if slip.change]
-        velocities = [("target", name, "the other sign") for name in ("flow", "v")]
-        is_velocity = self.audit.time_sign > 0
-        return [s for s in slips if not (is_velocity and (s.part, s.name, s.change) in velocities)]
+        velocities = [("target", n, TARGETS[n], "the other sign", "") for n in ("flow", "v")]
+        return [s for s in slips if not (self.audit.time_sign > 0 and s in velocities)]
 
     def noise_levels(self, name: str) -> str:
         schedule, text = parse(Schedule, name), _spelled(Schedule, name)

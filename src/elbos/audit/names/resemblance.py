@@ -44,6 +44,7 @@ _TIDY = (  # edited formulas
     (r"\(\(1/snr\)", "(1/snr"),
     (r"\*\*1(?![\d.])", ""),
 )
+_TO_DATA = ("1 - t", "noise to data")  # in the name of a time, which may be no time, as log-SNR
 _MIN_COVERED = 0.98  # probability of a schedule within the noise levels of the loss
 
 
@@ -303,6 +304,10 @@ def resemblances(loss: LossCurves) -> list[Resemblance]:
                 name = str(target.name)
                 targets.append(Resemblance("target", name, TARGETS[name], change))
                 break
+    if loss.audit.parameterization == "flow" and loss.audit.parameterization_factor > 0:
+        runs_to_data = any(text in (loss.audit.time_name or "") for text in _TO_DATA)
+        if loss.audit.time_sign > 0 and runs_to_data:
+            targets.append(Resemblance("target", "flow", "x - eps", "the other sign", "eps - x"))
     if loss.process.startswith(BUT_FOR):
         meant = ("process", "the variance-preserving process", "alpha**2 + sigma**2 = 1")
         targets.append(Resemblance(*meant, loss.process.removeprefix(BUT_FOR)))
