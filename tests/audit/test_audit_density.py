@@ -383,3 +383,20 @@ def test_dropped_samples_make_no_rise_but_where_they_end(is_used, rise, seed):
     )
     ratio = (result.weight.log() - exact)[inside]
     assert (ratio - ratio.median()).abs().max() < 0.05
+
+
+def test_every_step_of_an_uneven_multinomial_has_its_probability():
+    """The first and the last ones, too, which few samples have: w is the one of even steps."""
+    weights = torch.tensor([1.0] * 300 + [4.0] * 400 + [1.0] * 300)
+    alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+
+    def loss(network, x):
+        t = torch.multinomial(weights, len(x), replacement=True)
+        squared, eps = alpha_bar[t].float().view(-1, 1, 1, 1), torch.randn_like(x)
+        error = network(squared.sqrt() * x + (1 - squared).sqrt() * eps, t) - eps
+        return (error.square().mean((1, 2, 3)) / weights[t]).mean()
+
+    result, ddpm = audit.probe(loss, X), audit.from_recipe("ddpm")
+    ratio = (result.weight / ddpm.weighting(result.logsnr)).log()
+    assert (ratio - ratio.median())[result.logsnr < 7].abs().max() < 0.03
+    assert result.rising[-1][1] == pytest.approx(ddpm.rising[-1][1], abs=0.2)

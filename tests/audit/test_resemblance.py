@@ -274,6 +274,31 @@ def test_a_target_from_data_to_noise_in_a_time_from_noise_to_data_is_told(time, 
     assert kinds_of_notes(result)[0] == ("slip" if is_mirrored else "published")
 
 
+def of_subvp(network, x):
+    """The sub-VP SDE: sigma = 1 - alpha**2."""
+    t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+    alpha = torch.exp(-0.025 - 5 * t**2)
+    return (network(alpha * x + (1 - alpha**2) * eps, t) - eps).square().mean()
+
+
+def of_the_noisiest(network, x):
+    """The denoiser's error on a geometric grid of variances, weighted by the variance."""
+    sigma = 0.01 * 5000 ** torch.rand(len(x), 1, 1, 1)
+    error = network(x + sigma * torch.randn_like(x), sigma.flatten()) - x
+    return (sigma**2 * error.square()).mean()
+
+
+def of_two_uniforms(network, x):
+    """The later of two uniform times, Beta(2, 1)."""
+    t, eps = torch.rand(2, len(x), 1, 1, 1).amax(0), torch.randn_like(x)
+    return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
+
+
+@pytest.mark.parametrize("loss", [of_subvp, of_the_noisiest, of_two_uniforms])
+def test_a_choice_is_no_slip(loss):
+    assert slips(audit.probe(loss, X[:64], 2000)) == []
+
+
 def test_a_fatal_finding_leaves_nothing_to_be_compared():
     coupled = audit.diagnostics.Coupled(share=0.5)
     result = dataclasses.replace(audit.from_recipe("flow"), diagnostics=[coupled])

@@ -170,8 +170,9 @@ class StepCurve:
         outer, inner = expit([s[0], -s[-1]]), expit([ends[0], -ends[-1]])
         # The quantile of an option is its middle; the range ends at its far side.
         half = inner - outer if are_options else np.diff(np.unique(expit(s))).min() / 2
-        # probability below and above all steps
+        # probability below and above all steps, and of the first and the last one
         self.outside = ((outer - half) * np.array(levels.has_infinite)).tolist()
+        self.of_ends = (2 * half if are_options else inner - self.outside).tolist()
 
     def uncertain_middles(self) -> Float[Array, " k"]:
         u = scipy.special.expit(self.ends.s)
@@ -210,8 +211,9 @@ class StepCurve:
         is_kept = np.isin(places, curve.places)
         inner = (end_error[1:] + end_error[:-1]) / width + 1e-5
         error[1:-1] = np.where(is_kept[1:] & is_kept[:-1], inner, error[1:-1])
-        for end, probability in ((0, u[0] - self.outside[0]), (-1, 1 - u[-1] - self.outside[1])):
-            if self.num * probability > _MIN_SAMPLES_AT_END:  # an end, and not a tail cut off
+        for end, probability in zip((0, -1), self.of_ends, strict=True):
+            # an end, and not a tail cut off
+            if self.are_options or self.num * probability > _MIN_SAMPLES_AT_END:
                 log_p[end] = np.log(probability)
                 error[end] = 1e-3 if self.are_options else 1 / (self.num * probability)
             else:

@@ -21,12 +21,12 @@ from torch import Tensor
 from elbos.audit.density.curves import spread
 from elbos.audit.density.levels import table_log_density
 from elbos.audit.names.matching import MIN_GAIN, SAME, coefficient_name, fit_formula, prediction_of
-from elbos.audit.probing.scales import BUT_FOR
+from elbos.audit.probing.scales import BUT_FOR, SUB_VP
 from elbos.base.arrays import Array
 from elbos.base.codec import parse
 from elbos.theory.names import code
 from elbos.theory.recipes import FAMILIES, RECIPES
-from elbos.theory.schedules import Beta, Cosine, Flow, Laplace, Normal, Schedule
+from elbos.theory.schedules import Cosine, Flow, Laplace, Normal, Schedule
 
 _SAME_DENSITY = 0.03  # distance up to which log-densities count as equal, but for tables
 _SAME_TABLE = 0.05  # that of a table: published densities are limits of many steps
@@ -197,7 +197,6 @@ _SCHEDULES: tuple[tuple[str, type[Schedule], Callable[..., dict[str, float]]], .
         lambda s: {"mean": -s.mean / 2, "std": s.std / 2},
     ),
     ("the shift with the other sign", Cosine, lambda s: {"shift": -s.shift}),
-    ("a and b exchanged", Beta, lambda s: {"a": s.b, "b": s.a}),
 )
 """Common coding mistakes in a schedule: description, type, other parameters."""
 
@@ -308,9 +307,11 @@ def resemblances(loss: LossCurves) -> list[Resemblance]:
         runs_to_data = any(text in (loss.audit.time_name or "") for text in _TO_DATA)
         if loss.audit.time_sign > 0 and runs_to_data:
             targets.append(Resemblance("target", "flow", "x - eps", "the other sign", "eps - x"))
+    meant = ("process", "the variance-preserving process", "alpha**2 + sigma**2 = 1")
     if loss.process.startswith(BUT_FOR):
-        meant = ("process", "the variance-preserving process", "alpha**2 + sigma**2 = 1")
         targets.append(Resemblance(*meant, loss.process.removeprefix(BUT_FOR)))
+    elif loss.process == SUB_VP and loss.audit.num_steps:  # an SDE has no steps
+        targets.append(Resemblance(*meant, "1 - ᾱ in place of its square root"))
     rest = [*_of_the_coefficient(loss), *_of_the_table(loss), *_of_the_levels(loss)]
     is_published = loss.audit.nearest_recipe.is_equal  # with another formula or other noise levels
     return targets + [like for like in rest if not (is_published and like.change)]
@@ -324,6 +325,8 @@ def _of_the_coefficient(loss: LossCurves) -> Iterator[Resemblance]:
         if prediction == "x" and any(loss.has_density(edm.schedule) for edm in edms):
             lambda_ = "snr + 1/sigma_data**2"
             yield Resemblance("coefficient", "EDM", lambda_, _FORGOTTEN, "1")
+        return
+    if prediction == "x" and loss.fit("1/snr", 0.0):  # sigma**2, a choice
         return
     meant = [
         published

@@ -9,6 +9,7 @@ The relation of $\alpha$ and $\sigma$ over the noise levels gives $s$:
 | variance preserving | $\alpha^2 + \sigma^2 = 1$ |
 | rectified flow | $\alpha + \sigma = 1$ |
 | variance exploding | $\alpha = 1$ |
+| sub-VP | $\alpha^2 + \sigma = 1$ |
 | variance preserving with a wrong exponent (`SLIPS`) | $\alpha^m + \sigma^n = 1$ |
 
 One case is ambiguous: EDM's input scaling $c_\mathrm{in}$ for data of standard deviation $\sigma_d$
@@ -26,10 +27,10 @@ from torch import Tensor
 
 SLIPS = {
     (1, 2): "ᾱ in place of its square root",
-    (2, 1): "1 - ᾱ in place of its square root",
     (4, 4): "the square roots of ᾱ and 1 - ᾱ taken twice",
 }
 r"""Typical bugs that lead to $\alpha^m + \sigma^n = 1$, by $(m, n)$; ᾱ is α²."""
+SUB_VP = "sub-VP"
 BUT_FOR = "variance preserving but for "
 _GIVEN_ERROR = 1e-2  # float32 error of a log-SNR computed from the network's time input
 _PURE = 30.0  # log-SNR beyond which float32 rounds signal or noise away
@@ -95,6 +96,8 @@ def process_of(
     scale = _rounded(_flow_scale(alpha, sigma), rtol)
     if scale > 0 and holds(lambda a: (1 - a / scale) ** 2):
         return Process("rectified flow", scale)
+    if rtol == 0 and (alpha**2 + sigma - 1).abs().quantile(0.9) < 2e-3:
+        return Process(SUB_VP, 1.0)
     for (m, n), slip in SLIPS.items():
         if rtol == 0 and (alpha**m + sigma**n - 1).abs().quantile(0.9) < 2e-3:
             return Process(BUT_FOR + slip, 1.0)
