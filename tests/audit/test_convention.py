@@ -188,14 +188,25 @@ def test_a_time_is_named_only_in_a_usual_unit(time, text):
     assert text in name and (name == text or "at" in text)
 
 
-@pytest.mark.parametrize(("shift", "text"), [(5, "5u/(1 + 4u)"), (0.5, "0.5u/(1 - 0.5u)")])
+@pytest.mark.parametrize(
+    ("shift", "text"), [(5, "5u/(1 + 4u)"), (2, "2u/(1 + u)"), (0.5, "0.5u/(1 - 0.5u)")]
+)
 def test_a_time_before_its_shift_is_named(shift, text):
     def loss(network, x):
         u, eps = torch.rand(len(x), 1), torch.randn_like(x)
         t = shift * u / (1 + (shift - 1) * u)
         return (network((1 - t) * x + t * eps, 1000 * u) - (eps - x)).square().mean()
 
-    assert probe(loss, X).time_name == f"1000 u, and t = {text}"
+    assert probe(loss, X).time_name == f"1000 u, where t = {text}"
+
+
+def test_the_time_of_a_path_that_ends_with_little_noise_is_no_shifted_time():
+    def loss(network, x):
+        t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+        z = t * x + (1 - (1 - 1e-4) * t) * eps
+        return (network(z, t) - (x - (1 - 1e-4) * eps)).square().mean()
+
+    assert probe(loss, X).time_name == "1 - t"
 
 
 def test_conditions_are_given_as_the_loss_gives_them():

@@ -12,6 +12,7 @@ from elbos import audit
 from elbos.audit.names.matching import fit_formula
 from elbos.audit.names.resemblance import COEFFICIENTS, EDITS
 from elbos.audit.words import views
+from elbos.base.numbers import NONE
 from elbos.theory import parameterizations, schedules
 from elbos.theory.recipes import RECIPES
 
@@ -231,6 +232,19 @@ def test_the_nearest_recipe_is_of_the_same_kind(name):
     curves = {"weight": recipe.weight * tilt, "coefficient": recipe.coefficient * tilt}
     tilted = dataclasses.replace(recipe, **curves)
     assert tilted.recipe is None and tilted.nearest_recipe.name == name
+
+
+def test_a_loss_that_shares_nothing_with_a_recipe_is_near_none():
+    """Conditional flow matching adds noise to the path and not to the target."""
+
+    def loss(network, x):
+        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        z = t * x + (1 - t) * eps + 0.1 * torch.randn_like(x)
+        return (network(z, t.flatten()) - (x - eps)).square().mean()
+
+    result = audit.probe(loss, X, 4000)
+    assert result.is_judged and not result.nearest_recipe.is_alike
+    assert result.parameterization is None and views([result])[0].facts["nearest recipe"] == NONE
 
 
 def toward(time, sign=1):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from elbos import Denoiser, Validator
 from elbos.evaluation import Evaluation
+from elbos.evaluation.report import page
 from elbos.runs.pretrained import InBatches, Pretrained
 from elbos.theory.oracles import GaussianMixture
 from elbos.theory.parameterizations import Eps
@@ -215,8 +215,7 @@ def test_an_interrupted_evaluation_of_a_folder_resumes(
     assert actual.trained["network"] == "UNet2DModel"
     assert '"beta_end": 0.02' in actual.protocol.scheduler
     assert Evaluation.from_dict(json.loads(json.dumps(actual.to_dict()))) == actual
-    page = re.sub(r"<.*?>", "", (out / "eval.html").read_text())
-    assert "None" not in page.split("Protocol")[0]
+    assert "None" not in page([actual]).markdown().split("Protocol")[0]
 
 
 def test_changed_weights_are_measured_anew(folders: Path) -> None:

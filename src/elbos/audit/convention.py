@@ -266,8 +266,10 @@ def _time_name(
         off = np.abs(first * t / (1 - second * t) - values) / admitted
         s = 1 / (1 - second)
         if 1 / _MAX_SHIFT < s < _MAX_SHIFT and np.quantile(off, 0.99) < 3:
-            shift = f"{s:.4g}u/(1 {'+' if s > 1 else '-'} {abs(s - 1):.4g}u)"
-            return f"{_multiple(first * s, 'u')}, and {name} = {shift}"
+            if abs(s - 1) < 1e-3:
+                return _multiple(first * s, name if name == "t" else f"({name})")
+            shift = f"{s:.4g}u/(1 {'+' if s > 1 else '-'} {abs(s - 1):.4g}u)".replace(" 1u", " u")
+            return f"{_multiple(first * s, 'u')}, where {name} = {shift}"
     return " to ".join(f"{values[i]:.3g} at log-SNR {logsnr[i]:.1f}" for i in (0, -1))
 
 

@@ -142,8 +142,8 @@ class View:
         elif audit.verdict == "undecided":
             largest = max((interval.factor for interval in audit.undecided), default=1.0)
             text = (
-                "It is undecided whether w rises with log-SNR: a rise by up to "
-                f"{in_words(math.log(largest))} cannot be excluded."
+                f"It is undecided whether w rises with log-SNR: a rise {_up_to(largest)} cannot be "
+                "excluded."
             )
             notes.append(Note("maybe", "?", text))
         return notes
@@ -211,8 +211,8 @@ class View:
         if not (intervals := self.audit.undecided):
             return ""
         start, end, factor = max(intervals, key=lambda interval: interval.factor)
-        more = f", and on {len(intervals) - 1} more" if len(intervals) > 1 else ""
-        return f"{_interval(start, end)} by up to {in_words(math.log(factor))}{more}"
+        less = f", and on {len(intervals) - 1} other intervals by less"
+        return f"{_interval(start, end)} {_up_to(factor)}" + less * (len(intervals) > 1)
 
     @cached_property
     def explanation(self) -> str:
@@ -235,14 +235,14 @@ class View:
         elif audit.verdict == "undecided":
             texts.append(
                 f"{loss} weighting shows no significant rise, but a rise within the sampling error "
-                f"cannot be excluded: on log-SNR {self.undecided}. Without a rise, the loss is a "
+                f"cannot be excluded on log-SNR {self.undecided}. Without a rise, the loss is a "
                 "likelihood objective; more samples decide."
             )
         else:
             texts.append(
-                f"{loss} weighting rises as the noise falls, on log-SNR {self.rising}, "
-                f"{self.rise}: the ELBOs of data that noisy are subtracted, so that a lower loss "
-                "can be a lower likelihood."
+                f"{loss} weighting rises with log-SNR on {self.rising}, {self.rise}. The ELBOs of "
+                "data with noise of these levels count negatively: a lower loss can mean a lower "
+                "likelihood."
             )
             if audit.recipe and not slips:
                 texts.append(
@@ -328,6 +328,11 @@ def _interval(start: float, end: float) -> str:
     return f"[{fixed(start, 2)}, {fixed(end, 2)}]"
 
 
+def _up_to(factor: float) -> str:
+    text = in_words(math.log(factor))
+    return f"by {text}" if math.log(factor) > _FROM_NOTHING else f"by up to {text}"
+
+
 def as_dict(audit: Audit) -> dict[str, Any]:
     (view,) = views([audit])
     return {**audit.to_dict(), "in_words": view.prose}
@@ -351,6 +356,8 @@ def _nearest_recipe(view: View) -> tuple[str, Audit | None]:
     for slip in view.slips:
         if slip.name in RECIPES:  # the line of the slip has the difference
             return NONE, from_recipe(slip.name)
+    if not nearest.is_alike:
+        return NONE, None
     recipe, differences = RECIPES[nearest.name], []
     if not nearest.has_coefficient:
         formula, scale = nearest.coefficient, nearest.sigma_data

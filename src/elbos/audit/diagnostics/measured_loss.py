@@ -152,8 +152,8 @@ class ChangedCoefficient(Scattered):
 
 class ScaledSteps(Diagnostic):
     sentence = (
-        "All samples of a step share a factor, {change:number 2} times as large in some steps as "
-        "in others, as that of a gradient scaler, a weight that decays, tasks that alternate, or "
+        "All samples of a step share a factor, whose largest value is {change:number 3} times the "
+        "smallest, as that of a gradient scaler, a weight that decays, tasks that alternate, or "
         "batches or samples of several sizes: w is without it."
     )
     change: float

@@ -72,6 +72,7 @@ class NearestRecipe(NamedTuple):
     name: str
     has_levels: bool  # the same noise levels as the loss
     has_coefficient: bool  # the same coefficient as the loss
+    is_alike: bool  # shares the prediction type, the kind of noise levels or the weighting
     coefficient: str | None = None  # formula of its weighting for the loss's prediction type
     sigma_data: float | None = None  # its, if that alone makes another weighting of the coefficient
 
@@ -266,15 +267,18 @@ class LossCurves:
             log_q = recipe.schedule.log_density(levels).numpy()
             distance = spread(off if has_levels else off + self.log_p - log_q, used)
             kinds = {type(recipe.parameterization).__name__.lower(), self.audit.parameterization}
-            is_alike = (self.audit.schedule or "").startswith(type(recipe.schedule).__name__ + "(")
+            kind = type(recipe.schedule).__name__ + "("
+            has_kind = has_levels or (self.audit.schedule or "").startswith(kind)
+            predicts_same = len(kinds) == 1 or kinds <= denoisers
             key = (
                 not (has_levels and is_same),
-                len(kinds) > 1 and not kinds <= denoisers,
+                not predicts_same,
                 not has_levels,
-                not (has_levels or is_alike),
+                not has_kind,
                 float(f"{distance:.1e}"),  # rounded: of nearly equal recipes the first is taken
             )
-            matches.append((key, NearestRecipe(name, has_levels, is_same), off))
+            is_alike = predicts_same or has_kind or is_same
+            matches.append((key, NearestRecipe(name, has_levels, is_same, is_alike), off))
         _, nearest, off = min(matches, key=itemgetter(0))
         formula = coefficient_name(self.logsnr, self.log_c - off, used)
         recipe = RECIPES[nearest.name]
