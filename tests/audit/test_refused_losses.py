@@ -1,5 +1,6 @@
 """Losses that cannot be measured, or that no weighting describes, are told the true reason."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -44,7 +45,6 @@ def v_loss(target_of):
 
 
 STRANGE = {
-    "noise of its own": (lambda v, *_: v + 0.5 * torch.randn_like(v), "target-noise"),
     "noise drawn anew": (lambda v, *_: torch.randn_like(v), "target-noise"),
     "z drawn anew": (lambda v, ax, s, z: ax + s * torch.randn_like(v), "target-noise"),
     "rolled": (lambda v, *_: v.roll(1, 0), "strange-target"),
@@ -64,6 +64,48 @@ def test_a_target_that_is_more_than_data_and_noise_has_no_weighting(name, seed):
     assert kinds(result)[:1] == [kind]
     assert not result.is_weighted_elbo
     assert not result.is_monotone
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("strength", [0.1, 0.5])
+def test_noise_that_is_added_to_the_target_adds_a_constant(strength, seed):
+    loss = v_loss(lambda v, *_: v + strength * torch.randn_like(v))
+    result = audit.probe(loss, X[:64], 500, seed=seed)
+    (diagnostic,) = result.diagnostics
+    assert (diagnostic.kind, result.parameterization) == ("independent-target", "v")
+    power = X[:64].square().mean().item() / 2 + 0.5 + strength**2  # of half a turn's mean
+    assert diagnostic.share == pytest.approx(strength**2 / power, rel=0.05)
+    assert (result.recipe, result.is_monotone) == ("v-cosine", True)
+
+
+@pytest.mark.parametrize("axes", [(1, 2, 3), (2, 3)])
+def test_an_input_that_is_divided_by_its_own_deviation_is_refused(axes):
+    def normalized(network, x):
+        t, eps = expand(torch.rand(len(x)), x), torch.randn_like(x)
+        z = (1 - t) * x + t * eps
+        z = (z - z.mean(axes, keepdim=True)) / z.std(axes, keepdim=True)
+        return F.mse_loss(network(z, t.flatten()), eps - x)
+
+    with pytest.raises(ValueError, match="standard deviation"):
+        audit.probe(normalized, X[:64], 500)
+
+
+def test_a_loss_with_a_state_is_told_from_one_with_its_own_draws():
+    mean, generator = torch.ones(()), np.random.default_rng(0)
+
+    def over_the_mean(network, x):
+        t, eps = expand(torch.rand(len(x)), x), torch.randn_like(x)
+        error = (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean((1, 2, 3))
+        mean.lerp_(error.mean().detach(), 0.1)
+        return (error / mean).mean()
+
+    def drawn_apart(network, x):
+        t, eps = torch.rand(len(x), 1, 1, 1), torch.from_numpy(generator.normal(size=x.shape))
+        return F.mse_loss(network((1 - t) * x + t * eps, t), eps - x)
+
+    for loss, reason in ((over_the_mean, "running mean"), (drawn_apart, "numpy Generator")):
+        with pytest.raises(ValueError, match=reason):
+            audit.probe(loss, X[:64], 500)
 
 
 def variational_bound(network, x):

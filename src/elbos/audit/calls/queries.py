@@ -238,15 +238,18 @@ def _require_repeatable(queries: Queries, seed: int) -> None:
     x = queries.x
     first, other = (queries.zeros[s].calls for s in (seed, seed + 1))
     again = queries.instrument(x, seed).calls
-    is_repeated = len(first) == len(again) and all(
-        is_same(a.z, b.z) and is_same(a.gradient, b.gradient)
-        for a, b in zip(first, again, strict=True)
-    )
-    if not is_repeated:
+    calls = list(zip(first, again, strict=False))
+    if len(first) != len(again) or not all(is_same(a.z, b.z) for a, b in calls):
         raise ValueError(
             "The loss is not reproducible although the random states of torch, numpy and Python "
             "were reset: draw from these, not from a numpy Generator or its own counter. Of Keras: "
             "in the loss, model.seed_generator.state.assign(torch.randint(2**31, (2,)))."
+        )
+    if not all(is_same(a.gradient, b.gradient) for a, b in calls):
+        raise ValueError(
+            "The loss keeps a state, such as a running mean or its own generator: called again "
+            "with the same data, noise and levels, its gradient differs. Reset that state in the "
+            "loss, or leave it out."
         )
     if len(x) > 1 and all(is_same(a.z, b.z) for a, b in zip(first, other, strict=False)):
         if any(call.z.shape == x.shape and unlike(call.z, x) < 1e-6 for call in first):

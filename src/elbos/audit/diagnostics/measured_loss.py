@@ -294,17 +294,16 @@ class ScatteredTarget(ShareDiagnostic, is_fatal=True):
 
 class IndependentTarget(ShareDiagnostic):
     sentence = (
-        "The target contains the normal draws of the network's input in other proportions: "
-        "{share:percent} of it is independent of the input, and adds a constant to the expected "
-        "loss."
+        "{share:percent} of the target is normal noise that is independent of the network's input: "
+        "it adds a constant to the expected loss, and w refers to the rest."
     )
 
 
 class TargetNoise(ShareDiagnostic, is_fatal=True):
     sentence = (
-        "{share:percent} of the target is a normal draw that the network's input does not "
-        "contain, so that no network can predict it. Check which draw you intend; this one adds a "
-        "constant to the expected loss, and w refers to the rest of the target."
+        "{share:percent} of the target is a normal draw that the network's input does not contain, "
+        "and the input's own noise is not in the target: no network can predict that draw. Use "
+        "one draw for both."
     )
 
 

@@ -41,7 +41,7 @@ from elbos.audit.estimate import Estimate
 from elbos.audit.live.components import MAX_DRAWS, Components, components
 from elbos.audit.live.steps import MIN_SAMPLES, Step, samples_of
 from elbos.audit.probing.decompose import gram_of
-from elbos.audit.probing.refusals import clipped
+from elbos.audit.probing.refusals import altered
 from elbos.audit.result import Audit
 from elbos.base.processes import require_processes
 
@@ -210,7 +210,7 @@ class Recording:
         if parts is None:
             return "the loss does not draw its noise by torch.randn_like(x): call recorded.data(x)"
         z = parts.z
-        if how := clipped(z):
+        if how := altered(z):
             self._clipped.append(how)
             return f"the network's input is {how}: give it the noisy data themselves"
         if answer.shape[0] != len(z) or answer.numel() not in (z.numel(), 2 * z.numel()):

@@ -81,6 +81,14 @@ def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bo
         ]
         return solve(torch.cat(grams), is_noise_known=is_known)
 
+    def resolved(noise: Noise) -> Noise:
+        calls = [noise.prepare(call) for call in paired]
+        return replace(noise, coefficients=solved(calls, noise.reference, is_known=True))
+
+    def with_target(noise: Noise) -> Noise:
+        both = _with_target(noise, best)
+        return both if both.summed == noise.summed else resolved(both)
+
     def candidate(reference: Reference) -> _Candidate:
         calls = [replace(call, moved=reference.prepare(call.moved)) for call in paired]
         coefficients = solved(calls, reference, is_known=True)
@@ -100,11 +108,9 @@ def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bo
         diagnostics.append(best.parts.diagnostic)
         if not best.parts.shared:
             noise = Noise(True, coefficients, reference, diagnostics, tuple(best.parts.full))
-            added = solved([noise.prepare(call) for call in paired], reference, is_known=True)
-            noise = replace(noise, coefficients=added)
-            return _with_target(noise, best)
+            return with_target(resolved(noise))
     elif not (best.unexplained > MAX_UNEXPLAINED or coefficients.constant_noise > 1e-4):  # or NaN
-        return _with_target(Noise(True, coefficients, reference, diagnostics), best)
+        return with_target(Noise(True, coefficients, reference, diagnostics))
     size, num = reference.x[0].numel(), min(len(call.moved.normals) for call in calls)
     if 1 < size <= num:
         raise ValueError(
@@ -229,7 +235,10 @@ def _with_target(noise: Noise, candidate: _Candidate) -> Noise:
         return noise
     power = torch.cat(targets).square().mean().item()
     diagnostics, gamma = of_the_draws(parts, target, power, noise.diagnostics)
-    return replace(noise, gamma=gamma, diagnostics=diagnostics)
+    summed = noise.summed
+    if any(isinstance(diagnostic, kinds.IndependentTarget) for diagnostic in diagnostics):
+        summed = tuple(sorted({*parts.full, *target.full}))
+    return replace(noise, gamma=gamma, diagnostics=diagnostics, summed=summed)
 
 
 def is_summed(diagnostics: Sequence[Diagnostic]) -> bool:
@@ -243,10 +252,10 @@ def of_the_draws(
     share = target.unlike(parts) / power
     if share < (_SAME if is_summed(diagnostics) else _MAX_STRANGE) or target.left > 0.01 * share:
         return diagnostics, 0.0
-    if not set(target.full) <= set(parts.full):
+    if not set(target.full) & set(parts.full):
         return [*diagnostics, kinds.TargetNoise(share)], 0.0
     perturbations = [i for i in parts.full if i not in target.full]
-    if len(parts.full) == 2 and len(perturbations) == 1:
+    if len(parts.full) == 2 and len(perturbations) == len(target.full) == 1:
         gamma = parts.ratio(perturbations[0], parts.factors[:, target.full[0]])
         if gamma is not None:
             return [kinds.InputPerturbation(abs(gamma))], abs(gamma)

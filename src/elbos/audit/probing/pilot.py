@@ -21,8 +21,8 @@ from elbos.audit.diagnostics.scatter import Conditions
 from elbos.audit.probing import squared_error
 from elbos.audit.probing.data import Reference, centred_noise, reference_data
 from elbos.audit.probing.decompose import are_some_enough, paired_grams, single_grams
-from elbos.audit.probing.noise import Noise, find_noise, is_summed
-from elbos.audit.probing.refusals import clipped, is_rounded, reason
+from elbos.audit.probing.noise import Noise, find_noise
+from elbos.audit.probing.refusals import altered, is_rounded, reason
 from elbos.audit.probing.scales import given_scale
 
 _NUM_SAMPLES = 256
@@ -119,7 +119,7 @@ def pilot(loss_fn: LossFunction, x: Float[Tensor, "b *d"], seed: int) -> Pilot:
     calls = [call for zero in queries.zeros.values() for call in zero.calls]
     parts = [part for call in calls for part in (call.z, call.gradient) if part is not None]
     is_target_known = _median(measured.unexplained_target[c != 0]) < 1e-4
-    is_noise_plain = noise.is_known and not is_summed(diagnostics)
+    is_noise_plain = noise.is_known and not noise.summed
     is_loss_plain = is_target_known and not (is_uneven or depends_on_x)
     return Pilot(
         queries=queries,
@@ -146,7 +146,7 @@ def _paired(queries: Queries, zeros: Mapping[int, Observation]) -> list[PairedCa
     ]
     paired = [calls for calls in paired if calls.is_finite()] or paired
     z = torch.cat([calls.z for calls in paired]).cpu()
-    if how := clipped(torch.unique(z, dim=0)):  # calls may share their data
+    if how := altered(torch.unique(z, dim=0)):  # calls may share their data
         raise ValueError(
             f"The network's input is {how}: give the network the noisy data themselves."
         )

@@ -46,6 +46,7 @@ _BY_AXIS = (
 _MAX_SAMPLES = 16  # that are tested
 _EXACT = 1e-4  # largest unexplained share of an exact fit
 _MAX_TERMS = 4
+_MIN_ALIKE, _MIN_NUMBERS, _SAME = 8, 32, 5e-5  # samples, elements, and their relative deviation
 
 
 def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
@@ -83,12 +84,17 @@ def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
     return REFUSAL
 
 
-def clipped(z: Tensor) -> str:
-    """Describe how a network's input is clipped; "" if it is not.
+def altered(z: Tensor) -> str:
+    r"""Describe how a network's input is clipped or normalized; "" if it is neither.
 
     The extreme values of continuous noise differ in size, and occur as often as others, unless they
-    are rounded to bfloat16.
+    are rounded to bfloat16. The deviations of `d` normal numbers differ by $1/\sqrt{2d}$.
     """
+    if len(z) >= _MIN_ALIKE and z[0].numel() >= _MIN_NUMBERS:
+        for axes in {tuple(range(1, z.ndim)), tuple(range(2, z.ndim)) or (1,)}:
+            std = z.double().std(axes)  # of samples, of channels
+            if (std - std.mean()).abs().max() < _SAME * std.mean():
+                return "divided by its own standard deviation"
     low, high = z.min().item(), z.max().item()
     usual = int((z == z.median()).sum())  # 2 where a batch holds each sample twice
     is_repeated = all(int((z == end).sum()) > usual for end in (low, high))
