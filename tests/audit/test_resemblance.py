@@ -247,6 +247,74 @@ def test_a_loss_that_shares_nothing_with_a_recipe_is_near_none():
     assert result.parameterization is None and views([result])[0].facts["nearest recipe"] == NONE
 
 
+def logit_normal(t):
+    return torch.exp(-torch.logit(t).square() / 2) / (t * (1 - t))
+
+
+def cosmap(t):
+    return 1 / (1 - 2 * t + 2 * t**2)
+
+
+def drawn(times, weight):
+    """Flow matching at times drawn by a function of their number, with a weight of the time."""
+
+    def loss(network, x):
+        t, eps = times(len(x)).view(-1, 1, 1, 1), torch.randn_like(x)
+        return (weight(t) * (network((1 - t) * x + t * eps, t) - (eps - x)) ** 2).mean()
+
+    return loss
+
+
+def shifted(num, shift=3):
+    u = torch.rand(num)
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def logit_normal_times(num):
+    return torch.randn(num).sigmoid()
+
+
+def p2_in_the_loss_of_d(sigma):
+    return (1 + sigma**-2) ** -0.5
+
+
+WRONG_WEIGHTS = {  # a loss, the part that is another's, and the audited formula
+    "density_twice": (drawn(logit_normal_times, logit_normal), "coefficient", "p(t)"),
+    "shift_twice": (drawn(shifted, lambda t: (3 - 2 * t) ** -2), "coefficient", "p(t)"),
+    "cosmap_elsewhere": (drawn(logit_normal_times, cosmap), "noise levels", None),
+    "sd3_on_v": (drawn(torch.rand, lambda t: t / (1 - t)), "coefficient", "1/sqrt(snr)"),
+    "edm_density_twice": (
+        edm(lambda s: published_lambda(s) * torch.exp(-((s.log() + 1.2) ** 2) / 2 / 1.2**2)),
+        "coefficient",
+        "p(ln sigma)",
+    ),
+    "p2_on_d": (edm(p2_in_the_loss_of_d), "coefficient", "1/(snr + 1)**0.5/(snr + 4)"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_WEIGHTS)
+def test_a_weight_made_for_other_levels_or_another_error_is_named(name):
+    loss, part, formula = WRONG_WEIGHTS[name]
+    (slip,) = [slip for slip in audit.probe(loss, X, 4000).resembles if slip.change]
+    assert slip.part == part
+    assert formula is None or slip.formula == formula
+
+
+@pytest.mark.parametrize(
+    ("times", "weight", "formula"),
+    [
+        (logit_normal_times, lambda t: 1 / logit_normal(t), "1/p(t)"),
+        (torch.rand, lambda t: t * (1 - t), ""),  # the density of log-SNR, a choice of its own
+        (torch.rand, cosmap, ""),
+        (logit_normal_times, torch.ones_like, ""),
+    ],
+)
+def test_a_weight_that_is_chosen_is_no_mistake(times, weight, formula):
+    result = audit.probe(drawn(times, weight), X, 4000)
+    assert slips(result) == []
+    assert "".join(item.formula for item in result.resembles) == formula
+
+
 def toward(time, sign=1):
     """Flow matching with the target x - eps, or its negative, for a network given some time."""
 

@@ -217,7 +217,7 @@ _FORMULAS = (  # in snr, t and a parameter g; the first that fits is the name
     *("min(snr + 1, g)/(snr + 1)", "min(sqrt(snr), g)/sqrt(snr)", "min(sqrt(snr), g)"),
     *("min(1/snr, g)", "snr + g", "t**2", "1/t**2", "(1 - t)**2", "1/(1 - t)**2", "t", "1/t"),
     *("(1 - t)", "1/(1 - t)", "1/(snr + g)", "snr/(snr + g)", "1/max(t, g)", "1/max(t, g)**2"),
-    "1/(1 - 2*t + 2*t**2)",
+    *("t*(1 - t)", "1/(1 - 2*t + 2*t**2)"),
     "exp(-2*(t - 1/2)**2) - exp(-1/2)",
 )
 

@@ -20,11 +20,19 @@ from torch import Tensor
 
 from elbos.audit.density.curves import spread
 from elbos.audit.density.levels import table_log_density
-from elbos.audit.names.matching import MIN_GAIN, SAME, coefficient_name, fit_formula, prediction_of
+from elbos.audit.names.matching import (
+    MIN_GAIN,
+    NEAR,
+    SAME,
+    coefficient_name,
+    fit_formula,
+    prediction_of,
+)
 from elbos.audit.probing.scales import BUT_FOR, SUB_VP
 from elbos.base.arrays import Array
 from elbos.base.codec import parse
 from elbos.theory.names import code
+from elbos.theory.parameterizations import Flow as FlowTarget
 from elbos.theory.recipes import FAMILIES, RECIPES
 from elbos.theory.schedules import Cosine, Flow, Laplace, Normal, Schedule
 
@@ -134,6 +142,7 @@ D; t is the time of rectified flow, 1/(1 + sqrt(snr))."""
 
 _SQUARE = "lambda(sigma) without the square of its divisor"
 _FORGOTTEN = "no lambda(sigma), the weight of the denoiser's loss"
+_SD3 = "SD3's w(t) = t/(1 - t), which is not the coefficient of this error"
 EDITS = (  # coding mistakes in a formula: description, pattern, replacement
     ("t in place of its square", r"^1/t\*\*2", "1/t"),
     ("1 - t in place of its square", r"^1/\(1 - t\)\*\*2", "1/(1 - t)"),
@@ -216,9 +225,16 @@ class LossCurves:
         self.is_flow = "flow" in (audit.parameterization, *self.process.split())
 
     def fit(self, formula: str, least: float) -> tuple[float, float] | None:
-        """Fit a formula: the distance and g, or None if it is far off or g is below `least`."""
-        d, g = fit_formula(self.spelled(formula), self.logsnr, self.log_c, self.p)
-        return (d, g) if d < SAME and g >= least else None
+        """Fit a formula: the distance and g, or None if it is far off, g is below `least`, or any
+        larger g would do.
+        """
+        text = self.spelled(formula)
+        d, g = fit_formula(text, self.logsnr, self.log_c, self.p)
+        if d >= SAME or g < least:
+            return None
+        text, num = re.subn(r"\bg\b", f"{2 * g:g}", text)
+        is_free = num > 0 and fit_formula(text, self.logsnr, self.log_c, self.p)[0] < d + MIN_GAIN
+        return None if is_free else (d, g)
 
     def spelled(self, formula: str, g: float | None = None) -> str:
         """Return a formula with the number S and, if given, g."""
@@ -317,6 +333,7 @@ def resemblances(loss: LossCurves) -> list[Resemblance]:
     elif loss.process == SUB_VP and loss.audit.num_steps:  # an SDE has no steps
         targets.append(Resemblance(*meant, "1 - ᾱ in place of its square root"))
     rest = [*_of_the_coefficient(loss), *_of_the_table(loss), *_of_the_levels(loss)]
+    rest += [] if rest else _of_other_levels(loss)
     is_published = loss.audit.nearest_recipe.is_equal  # with another formula or other noise levels
     return targets + [like for like in rest if not (is_published and like.change)]
 
@@ -345,8 +362,8 @@ def _of_the_coefficient(loss: LossCurves) -> Iterator[Resemblance]:
         for change, pattern, replacement in EDITS
         if re.search(pattern, coefficient.formula)
     ]
-    slips += [
-        (other.formula, f"the weight for predicting {other.prediction}", coefficient)
+    other_targets = [
+        (other, f"the weight for predicting {other.prediction}", coefficient)
         for coefficient in meant
         for other in COEFFICIENTS
         if coefficient.name == other.name
@@ -354,6 +371,15 @@ def _of_the_coefficient(loss: LossCurves) -> Iterator[Resemblance]:
         and coefficient != other
         and not coefficient.name.startswith("the plain")
     ]
+    slips += [(other.formula, change, published) for other, change, published in other_targets]
+    if prediction == "edm":  # the squared error of the denoiser is that of F over snr + S
+        slips += [
+            (f"{other.formula}/(snr + S)", f"{change}, before the denoiser's error", coefficient)
+            for other, change, coefficient in other_targets
+            if other.prediction in ("eps", "v")
+        ]
+    if prediction == "flow":
+        slips.append(("1/sqrt(snr)", _SD3, Coefficient(_FLOW, "flow", "1")))
     for options in ([(item.formula, "", item) for item in meant], slips):
         fits = [loss.fit(formula, coefficient.least) for formula, _, coefficient in options]
         fitting = [(*fit, *option) for fit, option in zip(fits, options, strict=True) if fit]
@@ -364,6 +390,48 @@ def _of_the_coefficient(loss: LossCurves) -> Iterator[Resemblance]:
             published, here = (loss.spelled(text, g) for text in (coefficient.formula, formula))
             yield Resemblance("coefficient", coefficient.name, published, change, here)
             return
+    yield from _of_the_density(loss)
+
+
+def _of_the_density(loss: LossCurves) -> Iterator[Resemblance]:
+    """Compare the coefficient with the density of the levels, and with its inverse."""
+    root = np.exp(loss.logsnr / 2)
+    densities = {"log-SNR": loss.log_p}
+    if loss.process.startswith(_EXPLODING):
+        densities = {"ln sigma": loss.log_p, "sigma": loss.log_p + loss.logsnr / 2}
+    elif loss.process == "rectified flow":  # t = 1/(1 + root)
+        densities = {"t": loss.log_p + np.log((1 + root) ** 2 / root), **densities}
+    for name, log_q in densities.items():
+        if spread(log_q, loss.p) < NEAR:  # levels are drawn evenly
+            return
+        if spread(loss.log_c - log_q, loss.p) < _SAME_DENSITY:
+            change = f"the density of {name} twice: drawn, and as a weight"
+            plain = "a loss at drawn noise levels"
+            yield Resemblance("coefficient", plain, "1", change, f"p({name})")
+        elif spread(loss.log_c + log_q, loss.p) < _SAME_DENSITY:
+            integral = f"an unweighted integral over {name}"
+            yield Resemblance("coefficient", integral, f"1/p({name})", "", f"1/p({name})")
+
+
+def _of_other_levels(loss: LossCurves) -> Iterator[Resemblance]:
+    """Find a recipe with this coefficient for noise levels of another kind."""
+    audit, levels = loss.audit, torch.from_numpy(loss.logsnr)
+    if not (audit.parameterization == "flow" and audit.schedule) or loss.fit("1", 0.0):
+        return
+    kind, same = type(parse(Schedule, audit.schedule)), dict[str, type]()
+    for name, recipe in FAMILIES["rectified flow"].items():
+        log_k = recipe.coefficient_at(levels).log().numpy()
+        if (
+            isinstance(recipe.parameterization, FlowTarget)
+            and spread(loss.log_c - log_k, loss.p) < SAME
+        ):
+            same[name] = type(recipe.schedule)
+    if same and kind not in same.values():
+        name = next(iter(same))
+        published = code(RECIPES[name].schedule, has_defaults=True)
+        yield Resemblance(
+            "noise levels", name, published, "the weight of that recipe", audit.schedule
+        )
 
 
 def _of_the_table(loss: LossCurves) -> Iterator[Resemblance]:
