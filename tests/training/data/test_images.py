@@ -5,6 +5,7 @@ import itertools
 import os
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,30 @@ def test_a_sample_of_a_tar_without_a_picture_is_counted(tmp_path):
     write_tar(tmp_path / "tars" / "0.tar", members)
     with pytest.warns(UserWarning, match=r"3 sample.*: 0.tar/a, 0.tar/b, 0.tar/c"):
         require_right(data.Images(path=str(tmp_path / "tars"), size=4).load())
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (["s-000.tar", "s-001.tar", "s-003.tar"], "1 file.*: s-002.tar"),
+        (["a/08.tar", "a/11.tar", "b/08.tar"], "2 file.*: a/09.tar, a/10.tar"),
+        (["t-00002-of-00003.tar"], "2 file.*: t-00000-of-00003.tar, t-00001-of"),
+        (["t-1-of-3.tar", "t-3-of-3.tar"], "1 file.*: t-2-of-3.tar"),
+        (["t-1-of-2.tar", "t-2-of-2.tar", "2019.tar", "2021.tar", "v-000.tar", "w-005.tar"], None),
+    ],
+)
+@pytest.mark.usefixtures("datasets")
+def test_a_file_that_is_missing_in_a_numbered_range_is_named(tmp_path, names, missing):
+    for i, name in enumerate(names):
+        write_tar(tmp_path / "tars" / name, shard(range(10 * i, 10 * i + 10)))
+    images = data.Images(path=str(tmp_path / "tars"), size=4)
+    if missing is None:
+        assert sum(map(len, images.load().splits)) == 10 * len(names)
+        return
+    with pytest.raises(ValueError, match=missing):
+        images.load()
+    with pytest.warns(UserWarning, match=missing.replace("file", "missing file")):
+        assert sum(map(len, replace(images, skip_bad=True).load().splits)) == 10 * len(names)
 
 
 def test_a_path_in_a_row_is_not_opened(datasets, tmp_path, monkeypatch):

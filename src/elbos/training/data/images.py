@@ -26,7 +26,7 @@ from elbos.base.formats import CorruptFile
 from elbos.base.progress import at_level
 from elbos.training.data import packed
 from elbos.training.data.dataset import SPLITS, Dataset, require_download
-from elbos.training.data.pack import Sample, pack, report_left_out
+from elbos.training.data.pack import Sample, first_of, pack, report_left_out
 
 _ENDINGS = ("bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp")
 _KINDS = {
@@ -38,6 +38,7 @@ _SPLIT_WORDS = {"train": "train", "training": "train", "test": "test"} | dict.fr
     ("val", "valid", "validation"), "val"
 )
 _IN_TARS = (*_ENDINGS, *map(str.upper, _ENDINGS))
+_MAX_RANGE = 100_000  # files; longer numbers are dates or times
 _FORMAT = 3  # increment when decoded pixels change, so that old caches are not used
 
 
@@ -207,6 +208,7 @@ class Images(Typed):
         pictures = _IN_TARS if is_tar else (self.image,)
         label = "cls" if is_tar and self.label == "label" else self.label
         labels = [] if label is None else [label]
+        files_of = {} if kind == "hub" else self._by_split(kind, names)
         with _in_one_line(
             f"there is no folder {self.path}, and it" if kind == "hub" else self.path
         ):
@@ -221,7 +223,7 @@ class Images(Typed):
             where = (
                 {"path": self.path, "name": self.name}
                 if kind == "hub"
-                else {"path": kind, "data_files": self._by_split(kind, names), "features": features}
+                else {"path": kind, "data_files": files_of, "features": features}
             )
             # Without a network, each retry is a warning.
             with at_level(logging.getLogger("huggingface_hub"), logging.ERROR):
@@ -258,7 +260,15 @@ class Images(Typed):
 
     def _by_split(self, kind: str, names: list[str]) -> dict[str, list[str]]:
         by_split: defaultdict[str, list[str]] = defaultdict(list)
-        for name in self._of_kind(kind, names):
+        names = self._of_kind(kind, names)
+        if missing := _missing(names):
+            if not self.skip_bad:
+                raise ValueError(
+                    f"{self.path} lacks {len(missing):,} file(s) of a numbered range: "
+                    f"{first_of(missing)}; add them, or pass --skip-bad (--data.skip-bad)"
+                )
+            report_left_out(self.path, "missing file(s) of a numbered range", missing)
+        for name in names:
             words = re.split(r"[^a-z]+", name.lower())
             split = next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), "train")
             by_split[split].append(str(files.regular(Path(self.path, name))))
@@ -282,6 +292,27 @@ def _kind_of(name: str) -> str | None:
         return None
     kinds = (kind for kind, endings in _KINDS.items() if name.lower().endswith(endings))
     return next(kinds, None)
+
+
+def _missing(names: list[str]) -> list[str]:
+    """Return the names that are missing between the first and the last file of a numbered range, as
+    that of s-000.tar and s-002.tar with leading zeros, or of 00000-of-00002.parquet.
+    """
+    ranges: defaultdict[tuple[str, int, str], set[int]] = defaultdict(set)
+    for name in names:
+        if part := re.fullmatch(r"(.*?)(\d+)((?:-of-\d+)?(?:\.[a-z]+)+)", name, re.IGNORECASE):
+            before, number, after = part.groups()
+            ranges[before, len(number), after].add(int(number))
+    missing = []
+    for (before, width, after), numbers in ranges.items():
+        first, last = min(numbers), max(numbers)
+        if total := re.match(r"-of-(\d+)", after):
+            first = int(last >= int(total[1]))
+            last = int(total[1]) - 1 + first
+        if (total or first < 10 ** (width - 1)) and last - first < _MAX_RANGE:
+            places = sorted(set(range(first, last + 1)) - numbers)
+            missing += [f"{before}{number:0{width}d}{after}" for number in places]
+    return missing
 
 
 def _walk(folder: Path, num_links: int) -> Iterator[str]:

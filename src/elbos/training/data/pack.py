@@ -77,7 +77,7 @@ def pack(
         if bad and not skip_bad:
             raise ValueError(
                 f"{len(bad):,} of {len(bad) + len(decoded):,} pictures in {name} cannot be "
-                f"decoded: {_first(bad)}; repair them, or pass --skip-bad (--data.skip-bad)"
+                f"decoded: {first_of(bad)}; repair them, or pass --skip-bad (--data.skip-bad)"
             )
         report_left_out(name, "picture(s) that cannot be decoded", bad)
         decoded, class_names = _numbered(decoded, class_names, name)
@@ -103,10 +103,10 @@ def pack(
 def report_left_out(name: str, what: str, names: Sequence[str]) -> None:
     """Warn in one line how many parts of a dataset are left out, if any, and of the first names."""
     if names:
-        warn(f"Left out of {name}: {len(names):,} {what}: {_first(names)}")
+        warn(f"Left out of {name}: {len(names):,} {what}: {first_of(names)}")
 
 
-def _first(names: Sequence[str]) -> str:
+def first_of(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + ", ..." * (len(names) > 3)
 
 
