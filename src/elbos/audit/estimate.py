@@ -210,6 +210,7 @@ class Estimate:
             num_steps=density.num_steps and density.num_steps + num_ends,
             process=samples.process.name,
             time_sign=samples.time_sign,
+            hidden_share=samples.hidden_share,
             data_scale=samples.process.scale,
             data_offset=samples.data_offset,
             share_pure_noise=is_pure.double().mean().item(),

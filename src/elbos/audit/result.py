@@ -86,6 +86,8 @@ class Audit(Stored):
         share_pure_noise: Share of the samples at $\lambda = -\infty$.
         weight_pure_noise: Mean coefficient $c$ of pure noise relative to all samples, or 0.
         share_clean: Share of the samples at $\lambda = \infty$.
+        hidden_share: Share of the gradient below which a further term of the loss, which is no
+            squared error of the same target, may be unnoticed; 0 for a declared loss.
         diagnostics: Findings that the weighting does not show.
         samples: The measured samples, for `denoiser`; None for a declared loss, or one read from a
             file.
@@ -134,6 +136,7 @@ class Audit(Stored):
     share_pure_noise: float = 0.0
     weight_pure_noise: float = 0.0
     share_clean: float = 0.0
+    hidden_share: float = 0.0
     diagnostics: Sequence[Diagnostic] = ()
     samples: Samples | None = field(default=None, metadata={"is_stored": False})
 

@@ -134,7 +134,11 @@ class View:
             )
             notes.append(Note("published", "=", text))
         if audit.verdict == "monotone":
-            notes.append(Note("yes", "↓", "w never rises with log-SNR."))
+            text = "w never rises with log-SNR."
+            if audit.hidden_share:
+                share = percent(audit.hidden_share)
+                text += f" A further term of less than {share} of the gradient would not show."
+            notes.append(Note("yes", "↓", text))
         elif audit.verdict == "not monotone":
             share = percent(audit.rising_share)
             text = f"w rises with log-SNR where {share} of the samples are drawn."

@@ -20,6 +20,7 @@ from elbos.audit.probing.measure import NUM_BLOCKS, Samples
 from elbos.audit.probing.noise import DrawFactors, of_the_draws, of_the_target
 from elbos.audit.probing.refusals import REFUSAL, require_explained
 from elbos.audit.probing.scales import given_scale, process_of
+from elbos.audit.probing.squared_error import MAX_OTHER
 
 MIN_SAMPLES = 100
 _MIN_OWN = 1e-7  # share of the output that is not data or noise; less is rounding
@@ -290,6 +291,7 @@ def samples_of(
         alpha=alpha,
         sigma=sigma,
         time_sign=scatter.time_sign(logsnr, conditions.single),
+        hidden_share=MAX_OTHER[error >= _ROUNDING],
         inputs={
             slot: torch.cat([step.inputs[slot] for step in steps])[joined.is_usable]
             for slot in set.intersection(*(set(step.inputs) for step in steps))

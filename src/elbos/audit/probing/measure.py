@@ -31,6 +31,7 @@ from elbos.audit.probing.noise import of_the_target
 from elbos.audit.probing.pilot import Batch, pilot
 from elbos.audit.probing.refusals import require_explained
 from elbos.audit.probing.scales import Process, process_of
+from elbos.audit.probing.squared_error import MAX_OTHER
 from elbos.base.arrays import Array
 from elbos.base.checks import require_positive
 
@@ -68,6 +69,7 @@ class Samples:
     inputs: Mapping[Slot, Float[Tensor, " n"]]  # the network's inputs of one number per sample
     example: Arguments | None  # arguments of one network call; None if it gets another layout
     time_sign: int  # see `scatter.time_sign`
+    hidden_share: float  # see `Audit`
     diagnostics: list[Diagnostic]
 
 
@@ -243,5 +245,6 @@ class Measurement:
             inputs=inputs,
             example=self._pilot.queries.example,
             time_sign=self._pilot.time_sign,
+            hidden_share=MAX_OTHER[not self._pilot.is_exact],
             diagnostics=diagnostics,
         )

@@ -4,7 +4,8 @@ call.
 If the loss is $c\,\|\hat y - y\|^2$ for every sample, a three times larger network output changes
 the gradient three times as much; the coefficient is the same at any distance from the target, in
 each sample another; the output at some elements does not change the gradient at other elements; and
-the target is no output of the network.
+the target is no output of the network. Weak terms, or those of some noise levels, show in single
+samples (`_is_off`).
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,12 @@ from elbos.audit import diagnostics as kinds
 from elbos.audit.calls.instrument import SIGNS, ZERO, Answer, Call, Observation
 from elbos.audit.calls.queries import Queries, is_same, unlike
 from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.probing.refusals import is_rounded
 from elbos.theory.process import align
+
+MAX_OTHER = (0.005, 0.05)  # share of another term in a gradient; where it is in half precision
+_MAX_COUPLING = (2e-6, 0.05)  # likewise; sums over elements round
+_MAX_OFF = 0.01  # share of tested samples
 
 
 class _Response(NamedTuple):
@@ -27,6 +33,7 @@ class _Response(NamedTuple):
     spread: float  # spread of the coefficient over the elements of a sample
     learned: float  # change of a sample's coefficient with the predicted variance
     is_graded: bool  # the coefficient changes with the sizes of the errors
+    is_off: Tensor  # the samples whose gradient shows another term
     untrained: Tensor  # the elements of a sample at which no sample has a gradient
     z: Tensor
     gradient: Tensor  # gradient at output 0
@@ -52,6 +59,7 @@ def of_the_error(
         return [kinds.LinearTerm()], ()
     diagnostics: list[Diagnostic] = [kinds.ControlVariate()] if linear else []
     counted = [response for i, some in enumerate(of_calls) if i not in linear for response in some]
+    off = torch.cat([response.is_off for response in counted]).double().mean().item()
     medians = torch.tensor([response[:3] for response in counted]).median(0)[0]
     bend, coupling, spread = medians.tolist()
     if coupling > 0.01:
@@ -60,6 +68,8 @@ def of_the_error(
         diagnostics.append(kinds.NotSquared(bend))
     elif any(response.is_graded for response in counted):
         diagnostics.append(kinds.ErrorDependent())
+    elif off > _MAX_OFF:
+        diagnostics.append(kinds.NotQuadratic(off))
     else:
         if max(response.learned for response in counted) > 0.01:
             diagnostics.append(kinds.LearnedCoefficient())
@@ -131,12 +141,26 @@ def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response
             spread=(deviation / trained.mean(1).abs()).nan_to_num().quantile(0.95).item(),
             learned=(difference / change.flatten(1).norm(dim=1)).nan_to_num().max().item(),
             is_graded=bool((change_of_c.mean(1).abs() > tolerance).any()),
+            is_off=_is_off(g_0, g_1, g_3, of_half * ~is_kept),
             untrained=untrained,
             z=z,
             gradient=g_0,
         )
         responses.append(response)
     return responses
+
+
+def _is_off(g_0: Tensor, g_1: Tensor, g_3: Tensor, coupled: Tensor) -> Tensor:
+    """Return which samples' gradients at the outputs 0, 1 and 3 times the signs are on no line, or
+    change at elements whose output does not, which rounding cannot cause.
+    """
+    size, bend, coupling = (
+        part.flatten(1).norm(dim=1)
+        for part in (g_0.abs() + g_1.abs() + g_3.abs(), g_3 - g_0 - 3 * (g_1 - g_0), coupled)
+    )
+    is_half = all(map(is_rounded, (g_0, g_1, g_3)))
+    off: Tensor = (bend > MAX_OTHER[is_half] * size) | (coupling > _MAX_COUPLING[is_half] * size)
+    return off.cpu()
 
 
 def _near_target(zero: Call, moved: Call) -> Tensor:
