@@ -39,7 +39,7 @@ _MIN_BATCHES = 4  # least number with samples at one level
 _MIN_OFF = 64  # samples that show what a coefficient depends on
 _MAX_LEFT = 0.1  # share of the scatter of coefficients that is left by factors of the batches
 _MIN_FACTORS = 20  # batches whose factors are compared with their levels
-_MAX_EVEN = 0.3  # variance of a batch's mean level, relative to independent levels
+_MAX_EVEN = 0.3, 1.5  # variance of a batch's mean level over that of independent, of even ones
 _EDGES = [0.002, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99, 0.998]  # quantiles: weights have tails
 _MAX_CELLS = 64  # cells with equal shares of the levels
 _MAX_UNEXPLAINED, _MAX_CHANCE = 0.5, 1e-3  # bounds for factors that are sums over levels
@@ -273,12 +273,13 @@ def _follows_levels(
     num, sizes = len(log_s), np.bincount(batch)
     ranks = scipy.stats.rankdata(level) / len(level)
     means = np.bincount(batch, ranks) / sizes
-    # The variance of a mean of independent ranks is 1 / 12b; evenly spread levels have less.
-    is_even = (means.var() * sizes.mean() * 12) < _MAX_EVEN
+    # The variance of a mean of independent ranks is 1 / 12b, of evenly spaced ones 1 / 12b**2.
+    even = 1 / sizes.mean()
+    is_even = means.var() * 12 / even < min(_MAX_EVEN[0], _MAX_EVEN[1] * even)
     if num < _MIN_FACTORS or is_even:
         return True
-    even = np.linspace(0, 1, min(num // 8, _MAX_CELLS))
-    edges = np.unique(np.concatenate([_EDGES, even]))
+    cells = np.linspace(0, 1, min(num // 8, _MAX_CELLS))
+    edges = np.unique(np.concatenate([_EDGES, cells]))
     place = np.searchsorted(edges, ranks)
     shares = np.zeros((num, len(edges) + 1))
     np.add.at(shares, (batch, place), 1 / sizes[batch])
