@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import shlex
 import shutil
 import signal
 import subprocess
@@ -233,6 +234,22 @@ def test_a_full_standard_output_is_one_line() -> None:
     with Path("/dev/full").open("wb") as full:
         process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert_one_line(Result(process.returncode, "", process.stderr), "standard output: ")
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "1 2", "0 1 2"])
+def test_closed_standard_streams_are_empty_ones(runs: Path, closed: str) -> None:
+    command = [sys.executable, "-m", "elbos.cli", *TINY, "--num-images", "64", "--run", "new"]
+    redirections = " ".join(f"{number}>&-" for number in closed.split())
+    line = f"{shlex.join(command)} {redirections}"
+    subprocess.run(["/bin/sh", "-c", line], cwd=runs, check=True)
+    assert (runs / "new" / "metrics.jsonl").exists()
+
+
+def test_a_removed_folder_is_one_line(tmp_path: Path) -> None:
+    line = f"rmdir {tmp_path} && {sys.executable} -m elbos.cli --version"
+    command = ["/bin/sh", "-c", line]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert_one_line(Result(process.returncode, "", process.stderr), "folder", statuses=(1,))
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(runs: Path) -> None:

@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from elbos.base.errors import (
@@ -58,9 +59,13 @@ PARALLEL = (["train"], ["sample"], ["evaluate"], ["record"])
 
 def main() -> None:
     warnings.formatwarning = lambda message, *_: f"elbos: warning: {flat(message)}\n"
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the caller, as with >&-
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
+        _require_folder()
         with no_modules_here(), log_on_terminal():
             run(sys.argv[1:])
         sys.stdout.flush()
@@ -81,6 +86,13 @@ def main() -> None:
         _fail(MemoryError("Out of memory: use smaller batches, or less data at once."), 1)
     except KeyboardInterrupt:
         _fail(InterruptedError("Interrupted."), 1)
+
+
+def _require_folder() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:  # which MKL answers by ending the process
+        raise FileNotFoundError("The current folder was removed: change to another.") from error
 
 
 def run(words: list[str]) -> None:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -144,19 +145,33 @@ def changed(**entries):
     return change
 
 
-DAMAGES = {
-    "train.npy": lambda out: os.truncate(out / "train.npy", 200),
-    "val.labels.npy": lambda out: os.truncate(out / "val.labels.npy", 3),
-    "index.json": lambda out: os.truncate(out / "index.json", 50),
-    "dtype": changed(dtype="object"),
-    "train.npy does not match": lambda out: np.save(out / "train.npy", np.zeros((3, 8))),
-}
+def with_shape(*shape):
+    def change(out):
+        with (out / "test.npy").open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+
+    return change
 
 
-@pytest.mark.parametrize("name", DAMAGES)
-def test_damage_is_named_on_opening(pictures, tmp_path, name):
+DAMAGES = [
+    ("train.npy", lambda out: os.truncate(out / "train.npy", 200)),
+    ("val.labels.npy", lambda out: os.truncate(out / "val.labels.npy", 3)),
+    ("index.json", lambda out: os.truncate(out / "index.json", 50)),
+    ("dtype", changed(dtype="object")),
+    ("train.npy does not match", lambda out: np.save(out / "train.npy", np.zeros((3, 8)))),
+    ("test.npy", lambda out: zipfile.ZipFile(out / "test.npy", "w").close()),
+    ("test.npy", with_shape(-5, 3, 8, 8)),
+    ("test.npy", with_shape(True, 3, 8, 8)),
+    ("test.npy", with_shape(10**18, 10**18, 8, 8)),
+]
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize(("name", "damage"), DAMAGES)
+def test_damage_is_named_on_opening(pictures, tmp_path, name, damage):
     pack_into(pictures, tmp_path / "out")
-    DAMAGES[name](tmp_path / "out")
+    damage(tmp_path / "out")
     with pytest.raises(ValueError, match=rf"\A[^\n]*{name}[^\n]*\Z"):
         data.Packed(path=tmp_path / "out").load()
 

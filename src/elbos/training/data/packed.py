@@ -66,8 +66,8 @@ class Index:
 def _mapped(path: Path) -> Shaped[np.ndarray, "..."]:
     try:
         # Read-only: the system refuses to map more than its memory for changes, even private ones.
-        array: np.ndarray = np.load(files.regular(path), mmap_mode="r")
-    except (ValueError, EOFError) as error:
+        array: np.ndarray = np.lib.format.open_memmap(files.regular(path), mode="r")
+    except (ValueError, TypeError, OverflowError) as error:  # whatever its header says
         raise ValueError(f"{path} is corrupt ({error}): pack the data again.") from error
     return array
 
