@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 from elbos import cli
 from elbos.training import loop
@@ -90,12 +92,16 @@ def _command(words: tuple[Any, ...], out: Path, err: Path, before: Callable[[], 
     os.dup2(sys.stdout.fileno(), 1)
     os.dup2(sys.stderr.fileno(), 2)
     sys.argv = ["elbos", *map(str, words)]
+    torch.set_num_threads(torch.get_num_threads())  # two threads at once fail at it after a fork
     status: Any = 0
     try:
         before()
         cli.main()
     except SystemExit as stop:
         status = stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+        status = 3
     finally:
         os._exit(status)
 
