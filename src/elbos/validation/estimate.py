@@ -25,7 +25,7 @@ class Estimate:
         measurement_error: Standard error of the mean as an estimate of the mean over these samples:
             from noise and noise levels only. NaN for a single round.
         num: Number of samples.
-        skewness: Skewness of the samples' values.
+        skewness: Skewness of the samples' values; with 0, the default, intervals are Student's.
     """
 
     mean: float
