@@ -45,19 +45,16 @@ def test_errors_of_independent_values_are_the_textbook_ones(is_lattice, randn):
 
 
 @pytest.mark.parametrize("is_lattice", [True, False])
-@pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize(("num", "expected"), [(40, 0.92), (200, 0.95)])
-def test_an_interval_of_a_long_tail_covers_as_often_as_it_says(
-    is_lattice, sign, num, expected, randn
-):
+def test_an_interval_of_a_long_tail_covers_as_often_as_it_says(is_lattice, num, expected, randn):
     """To 4 standard errors of 8,000; Student's alone covers lognormal values 89 % and 93 %."""
-    of_repeats = sign * (randn(8000, num, 1).exp() - math.exp(0.5))
+    of_repeats = randn(8000, num, 1).exp() - math.exp(0.5)
     actual = [Estimate.from_rounds(v, is_lattice=is_lattice).interval for v in of_repeats]
     share = sum(low < 0 < high for low, high in actual) / 8000
     assert abs(share - expected) < 4 * math.sqrt(expected * (1 - expected) / 8000)
-    assert Estimate.from_rounds(-of_repeats[0], is_lattice=is_lattice).interval == pytest.approx(
-        [-actual[0][1], -actual[0][0]]
-    )
+    for values, (low, high) in zip(of_repeats[:100], actual[:100], strict=True):
+        mirrored = Estimate.from_rounds(-values, is_lattice=is_lattice).interval
+        assert mirrored == pytest.approx([-high, -low])
 
 
 def test_a_common_course_over_the_levels_is_no_error(randn):
