@@ -46,7 +46,7 @@ def test_another_weighting_is_status_1(elbos, losses, tmp_path):
     ("words", "status", "named"),
     [
         (("--within", "3"), 2, "--within"),
-        (("--expect", "edmm"), 1, "edm2"),
+        (("--expect", "edmm"), 2, "edm2"),
         (("--expect", "missing.json"), 1, "missing.json"),
     ],
 )

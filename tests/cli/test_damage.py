@@ -238,7 +238,10 @@ def test_a_full_standard_output_is_one_line() -> None:
 
 @pytest.mark.parametrize(
     "closed",
-    ["0 1 2", *(pytest.param(one, marks=pytest.mark.slow) for one in ("0", "1", "2", "1 2"))],
+    [
+        "0 1 2",
+        *(pytest.param(streams, marks=pytest.mark.slow) for streams in ("0", "1", "2", "1 2")),
+    ],
 )
 def test_closed_standard_streams_are_empty_ones(runs: Path, closed: str) -> None:
     command = [sys.executable, "-m", "elbos.cli", *TINY, "--num-images", "64", "--run", "new"]

@@ -18,6 +18,17 @@ WRONG_USAGE = {
     "train toy --nope 3": "--nope",
     "train toy --config": "--config FILE",
     "train toy weighting:nope": "weighting:nope",
+    "train toy weighting:sigmod": "did you mean sigmoid?",
+    "train toy weigting:sigmoid": "did you mean weighting:sigmoid?",
+    "train toy --sead 3": "did you mean --seed?",
+    "train --config misspelt.json --num-images 5": "beside --config",
+    "data pack digits out --jbs 3": "did you mean --jobs?",
+    "compare toy --objectivs elbo": "did you mean --objectives?",
+    "compare toy --objectives elbo emd": "did you mean edm?",
+    "compare toy --seed 3": "give --seeds",
+    "compare toy --workers 0": "workers is 0",
+    "audit --shape 3": "elbos: Name a target (see",
+    "audit edm --expect edn": "did you mean edm?",
     "train toy weighting:sigmoid --weighting.k nan": "weighting: k is nan",
     "sample --num 5 digits": "The run directory comes first",
     "evaluate digits --ode.tolerance inf": "ode: tolerance is inf",
@@ -37,6 +48,7 @@ def test_wrong_usage_is_one_line_and_status_2(elbos: Elbos, runs: Path, words: s
 
 
 FAILS = {
+    f"sample {'a' * 5000}": f"{'a' * 60}…",
     "train toy network:unet": "UNet takes images",
     "train digits --network.channels": "channels is empty",
     "train digits data:images --data.path empty": "empty",

@@ -165,7 +165,7 @@ def test_a_directory_belongs_to_one_comparison(small, done):
         (["--objectives", "edm", "edm"], "objective edm"),
         (["--seed", "3"], "--seeds"),
         (["weighting:elbo"], "--objectives"),
-        (["--workers", "0"], "num_workers is 0"),
+        (["--workers", "0"], "workers is 0"),
         (["--scoring.num-samples", "3"], "num_samples 3"),
         (["--samplers", "fast=Heun()"], "fast"),
         (["--samplers", "a=Heun(),9", "a=Ancestral(),9"], "sampler 'a'"),

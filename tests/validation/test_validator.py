@@ -327,6 +327,22 @@ def test_a_result_states_the_precision_of_the_networks_arithmetic():
         assert precision(network) == "bfloat16"
 
 
+def test_labels_of_another_type_are_named():
+    class Labelled(Network):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(3, 1)
+
+        def forward(self, z, logsnr, cond=None):
+            return super().forward(z, logsnr) + self.embedding(cond).reshape(-1, 1, 1, 1)
+
+    denoiser = Denoiser(Labelled(), parameterizations.V())
+    labels = torch.zeros(len(IMAGES), dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"z of torch.float32 and cond of torch.uint8"):
+        Validator(IMAGES)(denoiser, cond=labels)
+    Validator(IMAGES)(denoiser, cond=labels.long())
+
+
 # --- results --------------------------------------------------------------------------------------
 
 

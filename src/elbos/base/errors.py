@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 MAX_SHOWN = 60  # characters of a text that a message repeats
+MAX_WORD = 300  # characters of a word, such as a path, that is repeated whole
 LIBRARIES = (  # beginnings of the paths of code that is not the user's
     *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")),
     f"{Path(__file__).parents[1]}{os.sep}",
@@ -106,12 +107,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def flat(message: object) -> str:
-    """Return a message on one line with terminal control characters escaped."""
-    return printable(" ".join(str(message).split()))
+    """Return a message on one line with long words shortened and control characters escaped."""
+    return printable(" ".join(shortened(word, MAX_WORD) for word in str(message).split()))
 
 
-def shortened(text: str) -> str:
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+def shortened(text: str, above: int = MAX_SHOWN) -> str:
+    return text if len(text) <= above else f"{text[:MAX_SHOWN]}…"
 
 
 def printable(text: str) -> str:

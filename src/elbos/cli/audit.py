@@ -155,8 +155,10 @@ class Audit:
     def __post_init__(self) -> None:
         kinds = {_kind(text) for text in self.targets}
         if not kinds:
-            raise ValueError("Name a target: see `elbos audit --help`.")
+            raise ValueError("Name a target.")
         _share(self.within)
+        if self.expect is not None and not self.expect.endswith(".json"):
+            expected_audit(self.expect)  # of a recipe
         if "function" in kinds and not self.probing.shape:
             raise ValueError("Give the shape of one sample, as in --shape 3 32 32.")
         if self.probing != Probing() and "function" not in kinds:

@@ -5,14 +5,16 @@ import shlex
 import signal
 import sys
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
 
+from elbos.base.checks import require_positive
 from elbos.base.codec import encode
-from elbos.base.errors import printable
+from elbos.base.errors import UsageError, printable
 from elbos.base.extras import shown_by
 from elbos.base.numbers import count
 from elbos.cli.parse import parse
@@ -67,7 +69,13 @@ class Compare:
     dry_run: bool = False
     """Print the settings as JSON, and the number of runs and what each takes, and stop."""
 
-    def __call__(self) -> None:
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            require_positive(workers=self.workers)
+        require_positive(gpus_per_run=self.gpus_per_run)
+
+    @cached_property
+    def experiment(self) -> Experiment:
         config, preset = self.chosen.config, PRESETS[self.chosen.preset]
         ends = {end: getattr(config.schedule, end) for end in ("logsnr_min", "logsnr_max")}
         output = {name: getattr(config.output, name) for name in ("num_kept", "trackers")}
@@ -82,20 +90,22 @@ class Compare:
             if getattr(config, name) != expected:
                 raise ValueError(f"--{name} is of a single run: {advice}.")
         names = [n for word in self.objectives for n in (VARIANTS if word == "all" else [word])]
-        experiment = Experiment(
+        return Experiment(
             config=config,
             scoring=replace(self.scoring, samplings=parse_samplings(self.samplers)),
             objectives=tuple(map(Variant.parse, names)),
             seeds=self.seeds,
         )
+
+    def __call__(self) -> None:
         if self.dry_run:
-            _show(experiment)
+            _show(self.experiment)
             return
         path = self.out or Path("runs") / f"compare-{self.chosen.preset}"
         # The runs are processes of their own, which have to save and end if this one is terminated.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         comparison = run_experiment(
-            experiment,
+            self.experiment,
             path,
             (OnRay if self.ray else Local)(self.workers, self.gpus_per_run),
             command=shlex.join(["elbos", *sys.argv[1:]]),
@@ -138,4 +148,9 @@ def command(words: list[str]) -> Compare:
     words = ["digits", *words] if words == ["--help"] else words
     chosen = Chosen.from_words(words)
     verb, summary = f"compare {chosen.preset}", SUMMARIES[chosen.preset]
-    return parse(verb, Compare, words[1:], Compare(chosen=chosen), summary=summary)
+    compare = parse(verb, Compare, words[1:], Compare(chosen=chosen), summary=summary)
+    try:
+        compare.experiment  # noqa: B018
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return compare

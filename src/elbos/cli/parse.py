@@ -4,12 +4,13 @@ import contextlib
 import io
 import re
 import textwrap
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
 import tyro
 
-from elbos.base.errors import UsageError
+from elbos.base.errors import UsageError, shortened, suggestion
 
 Command = TypeVar("Command")
 _MAX_LENGTH = 200  # characters of tyro's message
@@ -22,11 +23,13 @@ def parse(
     default: Command | None = None,
     *,
     summary: str | None = None,
+    rest: str | None = None,
 ) -> Command:
     """Parse the words after a verb into a command; for --help, print the help and exit.
 
     The help begins with the summary, by default the docstring of the command's dataclass. The verb
     has words such as the preset, `train digits`; `default` is the command without further words.
+    `rest` says what to do for an option that the verb lacks, by default to see the help.
 
     Raises:
         UsageError: If a word is not understood; the message names it and the page of help.
@@ -47,9 +50,24 @@ def parse(
     except SystemExit as stop:
         if not stop.code:
             raise
-    _title, text, *_ = re.split("[-─]{10,}╮?", shown.getvalue().replace("│", " "))
+    _title, text, *context = re.split("[-─]{10,}╮?", shown.getvalue().replace("│", " "))
     text = textwrap.shorten(text, _MAX_LENGTH, placeholder=" ...").rstrip(".")
+    if text.startswith("Unrecognized options: "):
+        word = text.split()[2].rstrip(",")
+        hint = _hint(word, " ".join(context)) or rest or f"see `elbos {verb} --help`"
+        raise UsageError(f"`elbos {verb}` does not take {shortened(word)}: {hint}")
+    text = re.sub(r"^Error parsing (?:[A-Z]\w*: |(?:[a-z_]+\.)*)", "", text)
     raise UsageError(f"{text} (see `elbos {verb} --help`)")
+
+
+def _hint(word: str, context: str) -> str:
+    """Suggest an option, or a part as `weighting:sigmoid`, of those that tyro's error names."""
+    parts = re.findall(r"(?<!\S)[a-z.]+:[\w-]+", context)
+    kind, _, name = word.partition(":")
+    if of_kind := [part.partition(":")[2] for part in parts if part.startswith(f"{kind}:")]:
+        return suggestion(name, of_kind)
+    close = get_close_matches(word, [*parts, *re.findall(r"(?<!\S)--[\w.-]+", context)], n=1)
+    return f"did you mean {close[0]}?" if close else ""
 
 
 def first_path(verb: str, words: list[str], what: str = "run directory") -> Path | None:

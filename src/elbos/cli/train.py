@@ -107,7 +107,7 @@ def command(words: list[str]) -> Train | TrainFile:
     if any(word.partition("=")[0] == "--config" for word in words):
         if not words[0].startswith("-"):
             raise UsageError(f"--config FILE takes the place of a preset: leave out {words[0]}.")
-        return parse("train", TrainFile, words)
+        return parse("train", TrainFile, words, rest="beside --config, change the file.")
     words = ["digits", *words] if words == ["--help"] else words
     chosen = Chosen.from_words(words)
     verb, summary = f"train {chosen.preset}", SUMMARIES[chosen.preset]

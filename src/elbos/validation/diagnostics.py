@@ -60,7 +60,7 @@ class VaryingEstimatesWarning(UserWarning):
 
 
 @contextmanager
-def explained_types(x: Tensor) -> Iterator[None]:
+def explained_types(x: Tensor, cond: Condition) -> Iterator[None]:
     """Convert torch's dtype and device errors to a helpful ValueError."""
     try:
         yield
@@ -72,9 +72,11 @@ def explained_types(x: Tensor) -> Iterator[None]:
             ) from error
         if "type" not in str(error):
             raise
+        types = {f"z of {x.dtype}": None}  # in order, each once
+        map_tensors(lambda part: types.setdefault(f"cond of {part.dtype}"), cond)
         raise ValueError(
-            f"the network does not take {x.dtype} ({flat(error)}): convert the input, as in "
-            "lambda z, logsnr: network(z.to(torch.bfloat16), logsnr)."
+            f"the network does not take {' and '.join(types)} ({flat(error)}): convert them, as in "
+            "lambda z, logsnr, cond: network(z.to(torch.bfloat16), logsnr, cond.long())."
         ) from error
 
 
@@ -146,7 +148,7 @@ def check(
         x_hat, eps_hat = (torch.cat(each) for each in zip(*pairs, strict=True))
         return x_hat, eps_hat
 
-    with explained_types(x):
+    with explained_types(x, cond):
         with _CoarsestType() as coarsest:
             x_hat, eps_hat = estimates(z, logsnr, cond_few, len(z))
         _, again = estimates(z, logsnr, cond_few, len(z))
