@@ -49,6 +49,12 @@ def log(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in speed} for line in lines]
 
 
+def bounds(run: Path) -> list[float]:
+    """Bits per dimension of the validations in metrics.jsonl."""
+    key = "validation/bits_per_dim"
+    return [line[key] for line in log(run) if key in line]
+
+
 def assert_same_run(one: Path, other: Path) -> None:
     """Two runs have the same checkpoint, bit for bit, and the same log."""
     expected, actual = tensors(one), tensors(other)

@@ -43,7 +43,9 @@ HELP = (
     *(["train", "digits"], ["sample"], ["evaluate"], ["compare", "digits"], ["audit"], ["record"]),
     *(["weightings"], ["data", "pack"]),
 )
-FRAMEWORKS = ("elbos.adapters.lightning", "elbos.adapters.transformers")  # maybe not installed
+FRAMEWORKS = tuple(  # maybe not installed
+    f"elbos.adapters.{name}" for name in ("lightning", "torchmetrics", "transformers")
+)
 
 CONCEPTS = {
     "Objectives": (

@@ -43,6 +43,6 @@ for epoch in range(3):
         optimizer.step()
         optimizer.zero_grad()
         step += 1
-        if metrics := history.update(step, model):  # + in every process
-            accelerator.print(f"step {step}: {metrics}")  # +
+        if history.update(step, model):  # + in every process
+            accelerator.print(f"step {step}: {history.results[step]}")  # +
     accelerator.print(f"epoch {epoch + 1}: loss {loss.item():.3f}")

@@ -14,10 +14,10 @@ import torch.distributed as dist
 from forking import in_processes
 from torch import Tensor, nn
 
+from elbos import LossByLevel
 from elbos.adapters import flow
 from elbos.adapters.recorded import RecordedSteps
-from elbos.validation import ValidationHistory, Validator
-from elbos.validation.by_level import losses_by_level
+from elbos.validation import ValidationHistory, Validator, scalars
 
 
 def loss(network: nn.Module, x: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def test_lightning(lightning: Any, tmp_path: Any) -> None:
     data = torch.utils.data.TensorDataset(torch.rand(1024, 32))
     callback, history = AuditCallback("network", num_steps=12), validated()
     best = lightning.callbacks.ModelCheckpoint(
-        tmp_path, monitor="validation_bits_per_dim", every_n_train_steps=5
+        tmp_path, monitor="validation/bits_per_dim", every_n_train_steps=5
     )
     trainer = lightning.Trainer(
         max_epochs=1,
@@ -139,15 +139,15 @@ def test_lightning(lightning: Any, tmp_path: Any) -> None:
     assert callback.audit is not None
     assert (callback.audit.parameterization, callback.audit.num_samples) == ("flow", 12 * 64)
     assert list(history.results) == [5, 10, 15]
-    logged = trainer.callback_metrics["validation_bits_per_dim"].item()
+    logged = trainer.callback_metrics["validation/bits_per_dim"].item()
     assert logged == pytest.approx(history.results[15].bits_per_dim)
     assert history.best is not None
     assert best.best_model_score.item() == pytest.approx(history.best.bits_per_dim)
     with open(f"{trainer.log_dir}/metrics.csv") as file:  # noqa: PTH123
         rows = {int(row["step"]): row for row in csv.DictReader(file)}
     for step, result in history.results.items():
-        assert float(rows[step]["validation_bits_per_dim"]) == result.bits_per_dim
-        assert losses_by_level(result).keys() <= rows[step].keys()
+        assert float(rows[step]["validation/bits_per_dim"]) == result.bits_per_dim
+        assert scalars(result).keys() <= rows[step].keys()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -157,7 +157,7 @@ def test_lightning_stores_the_model_of_the_best_validation(lightning: Any, tmp_p
 
     history = validated()
     remaining = lightning.callbacks.ModelCheckpoint(
-        tmp_path, "{step}", monitor="validation_bits_per_dim", every_n_train_steps=5, save_top_k=-1
+        tmp_path, "{step}", monitor="validation/bits_per_dim", every_n_train_steps=5, save_top_k=-1
     )
     trainer = lightning.Trainer(
         max_steps=15,
@@ -240,7 +240,7 @@ def test_log_validation_takes_averaged_weights_and_gives_them_back() -> None:
     assert torch.equal(model["network"].weight, weight)
     worse = log_validation(history, accelerator, prepared, 10)
     assert worse is not None
-    assert worse["validation_worse_by"] > 4 * worse["validation_worse_by_error"]
+    assert worse["validation/worse_by"] > 4 * worse["validation/worse_by_error"]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -267,7 +267,7 @@ def test_transformers(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         report_to=["tensorboard"],
         logging_steps=5,
         save_strategy="best",
-        metric_for_best_model="validation_bits_per_dim",
+        metric_for_best_model="bits_per_dim",
         greater_is_better=False,
         eval_strategy="steps",
         eval_steps=5,
@@ -283,18 +283,36 @@ def test_transformers(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer.train()
     assert callback.audit is not None
     assert (callback.audit.parameterization, callback.audit.num_samples) == ("flow", 12 * 64)
-    logged = [item for item in trainer.state.log_history if "validation_bits_per_dim" in item]
+    logged = [item for item in trainer.state.log_history if "eval_bits_per_dim" in item]
     assert [item["step"] for item in logged] == list(history.results) == [5, 10, 14]
-    assert logged[1]["validation_bits_per_dim"] == history.results[10].bits_per_dim
+    assert logged[1]["eval_bits_per_dim"] == history.results[10].bits_per_dim
     assert trainer.state.best_metric == min(r.bits_per_dim for r in history.results.values())
     assert [item["step"] for item in trainer.state.log_history if "loss" in item] == [5, 10]
     events = accumulator.EventAccumulator(str(tmp_path))
     events.Reload()
-    for name, value in losses_by_level(history.results[10]).items():
-        _, event, _ = events.Scalars(f"train/{name}")
+    for name, value in scalars(history.results[10], name="eval").items():
+        _, event, _ = events.Scalars(name)
         assert (event.step, event.value) == (10, pytest.approx(value))
     args.restore_callback_states_from_checkpoint, resumed = True, validated()
     trainer.pop_callback(ValidationCallback)
     trainer.add_callback(ValidationCallback(resumed, trainer.log))
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
     assert torch.equal(resumed.results[5].bound, history.results[5].bound)
+
+
+def test_a_collection_of_metrics_takes_the_loss_by_level() -> None:
+    """The numbers of `elbos.LossByLevel`, of a batch and of several, reset and stored."""
+    torchmetrics = pytest.importorskip("torchmetrics")
+    from elbos.adapters import torchmetrics as adapter
+
+    edges, generator = (-2.0, 0.0, 2.0), torch.Generator().manual_seed(0)
+    losses, metrics = (make(edges) for make in (LossByLevel, adapter.LossByLevel))
+    collection = torchmetrics.MetricCollection([metrics])
+    for _ in range(3):
+        logsnr, loss = torch.rand(2, 64, generator=generator)
+        losses.update(logsnr, loss)
+        collection.update(logsnr=logsnr, loss=loss)
+    assert collection.compute() == scalars(losses.result())
+    stored = copy.deepcopy(collection)
+    collection.reset()
+    assert collection(logsnr=logsnr, loss=loss) == collection.compute() != stored.compute()

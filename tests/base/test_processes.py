@@ -18,7 +18,7 @@ import torch
 from commands import TINY, Result, assert_one_line
 from forking import in_processes
 from PIL import Image
-from tiny import DIGITS, assert_same_run, log, tensors
+from tiny import DIGITS, assert_same_run, bounds, log, tensors
 from torch import nn
 
 from elbos import cli
@@ -80,11 +80,8 @@ def assert_alike(run: Path, expected: Path) -> None:
         item, two = (BinnedLoss.from_dict(line["loss_by_level"]) for line in (item, two))
         assert two.num_samples == item.num_samples
         assert two.nats_per_dim == pytest.approx(item.nats_per_dim, abs=1e-5)
-    bounds, other_bounds = (
-        [line["val_nats"] for line in log(path) if "val_nats" in line] for path in (expected, run)
-    )
-    assert len(bounds) == 2
-    assert other_bounds == pytest.approx(bounds, rel=1e-5)
+    assert len(bounds(expected)) == 2
+    assert bounds(run) == pytest.approx(bounds(expected), rel=1e-5)
     paths = sorted((expected / "samples").iterdir())
     assert paths
     for path in paths:

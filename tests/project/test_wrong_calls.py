@@ -27,7 +27,7 @@ def test_an_infinite_end_selects_the_schedules_own():
     assert schedules.EDMSampling(logsnr_max=math.inf).logsnr_max < math.inf
 
 
-@pytest.mark.parametrize("name", ["lightning", "transformers"])
+@pytest.mark.parametrize("name", ["lightning", "torchmetrics", "transformers"])
 def test_an_adapter_of_a_missing_package_names_it(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, f"elbos.adapters.{name}", raising=False)

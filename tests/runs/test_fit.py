@@ -11,7 +11,7 @@ import pytest
 import torch
 from commands import AtStep, Elbos, assert_one_line
 from forking import in_processes
-from tiny import assert_same_run, log, tensors
+from tiny import assert_same_run, bounds, tensors
 from torch import Tensor, nn
 
 import elbos
@@ -138,8 +138,8 @@ def test_a_fit_is_the_loss_of_the_objective_trained(tmp_path: Path) -> None:
     begun = run.likelihood(data)
     gain = begun.difference(after)
     assert gain.mean > 4 * gain.standard_error
-    validated = [line["val_nats"] for line in log(tmp_path) if "val_nats" in line]
-    assert validated == [pytest.approx(after.nats.mean, abs=0.5)]
+    validated = bounds(tmp_path)
+    assert validated == [pytest.approx(after.bits.mean, abs=0.5)]
 
 
 @pytest.mark.parametrize("form", ["label", "dict"])

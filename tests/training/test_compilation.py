@@ -57,7 +57,7 @@ def test_a_compiled_run_is_the_run_and_compiles_once(
     tolerance = {"abs": 1e-5} if is_single else {"rel": 0.02}
     for item, other in zip(expected, actual, strict=True):
         assert other.keys() == item.keys()
-        for name in item.keys() & {"loss", "val_nats"}:
+        for name in item.keys() & {"loss", "validation/bits_per_dim"}:
             assert other[name] == pytest.approx(item[name], **tolerance)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import DIGITS, log
+from tiny import DIGITS, bounds, log
 
 from elbos.models.networks import MLPConfig
 from elbos.theory import schedules
@@ -17,6 +17,7 @@ from elbos.training import loop
 from elbos.training.config import Config, Output, Tracker
 from elbos.training.data import Toy
 from elbos.training.loop import train
+from elbos.validation import BinnedLoss
 
 TOY = replace(
     DIGITS,
@@ -41,13 +42,13 @@ def test_tensorboard_has_the_numbers_of_the_log(tmp_path: Path) -> None:
     lines = [line for line in log(tmp_path) if "loss" in line]
     losses = [(event.step, event.value) for event in events.Scalars("loss")]
     np.testing.assert_allclose(losses, [(line["step"], line["loss"]) for line in lines], rtol=1e-6)
-    (last,) = (tag for tag in events.Tags()["scalars"] if "train/loss_by_level/9" in tag)
-    by_level = [event.value for event in events.Scalars(last)]
-    expected = [line["loss_by_level"]["nats_per_dim"][9] for line in lines]
+    by_level = [event.value for event in events.Scalars("train/loss_by_level/logsnr_0_to_2")]
+    bins = (BinnedLoss.from_dict(line["loss_by_level"]) for line in lines)
+    expected = [each.nats_per_dim[each.edges.index(0.0)] for each in bins]
     np.testing.assert_allclose(by_level, expected, rtol=1e-6)
     bits = [event.value for event in events.Scalars("validation/bits_per_dim")]
-    nats = [line["val_nats"] for line in log(tmp_path) if "val_nats" in line]
-    np.testing.assert_allclose(bits, np.array(nats) / np.log(2), rtol=1e-6)
+    expected = bounds(tmp_path)
+    np.testing.assert_allclose(bits, expected, rtol=1e-6)
 
 
 def test_a_tracker_that_is_not_installed_is_named_before_anything_is_written(

@@ -14,8 +14,8 @@ from tables import SCHEDULES
 from elbos import LossByLevel, Validator
 from elbos.models.likelihood import eps_loss
 from elbos.theory.oracles import GaussianMixture
-from elbos.theory.schedules import Cosine
-from elbos.validation import BinnedLoss
+from elbos.theory.schedules import Cosine, Linear
+from elbos.validation import BinnedLoss, scalars
 
 EDGES = (-6.0, -2.0, 0.5, 3.0)
 
@@ -45,13 +45,14 @@ def test_means_and_errors_are_those_of_all_samples_at_once():
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-def test_each_bin_of_a_schedule_gets_a_tenth_of_what_it_draws(schedule):
-    """Ends too, also in float32, whatever is at the edge of two bins."""
+def test_bins_of_a_schedule_are_those_of_any_other_and_hold_all_that_it_draws(schedule):
+    """Ends too, also in float32."""
     logsnr = schedule.logsnr(torch.linspace(0, 1, 1001, dtype=torch.float64)).float()
     actual = running(schedule, [(logsnr, torch.ones(1001))]).result()
     assert sum(actual.num_samples) == 1001
-    assert all(abs(num - 100) <= 2 for num in actual.num_samples)
-    assert (actual.edges[0], actual.edges[-1]) == (schedule.logsnr_min, schedule.logsnr_max)
+    assert {2 * round(edge / 2) for edge in actual.edges} == {*actual.edges}
+    assert actual.edges[0] <= schedule.logsnr_min < actual.edges[1]
+    assert actual.edges[-2] < schedule.logsnr_max <= actual.edges[-1]
 
 
 def test_training_and_validation_agree_in_each_bin():
@@ -62,12 +63,39 @@ def test_training_and_validation_agree_in_each_bin():
     x, _ = denoiser.sample(4000, generator)
     logsnr = schedule.sample(len(x), generator).float()
     observed = logsnr, eps_loss(denoiser, x, logsnr, generator=generator)
-    trained = running(schedule, [observed]).result()
+    edges = schedule.logsnr(torch.linspace(1, 0, 11, dtype=torch.float64))
+    trained = running(edges, [observed]).result()
     held_out = deciles(schedule)(Validator(x, num_evaluations=4), denoiser)[::-1]
     for loss, error, other in zip(
         trained.nats_per_dim, trained.standard_error, held_out, strict=True
     ):
         assert abs(loss - other.mean / 2) < 4 * math.hypot(error, other.standard_error / 2)
+
+
+def test_a_tracker_lays_training_and_validation_over_each_other():
+    """Equal names, and equal numbers of an exact denoiser whose levels are drawn evenly, though the
+    range begins and ends in mid-bin. 4 standard errors.
+    """
+    item, ends = torch.ones(1), {"logsnr_min": -9.0, "logsnr_max": 13.3}
+    denoiser = GaussianMixture(item, torch.zeros(1, 2), item)
+    generator = torch.Generator().manual_seed(0)
+    x, _ = denoiser.sample(4000, generator)
+    schedule = Linear(**ends)
+    logsnr = schedule.sample(len(x), generator).float()
+    trained = running(schedule, [(logsnr, eps_loss(denoiser, x, logsnr, generator=generator))])
+    validated = scalars(Validator(x, **ends)(denoiser), name="train")
+    expected = scalars(trained.result())
+    assert [*expected] == [name for name in validated if "logsnr" in name]
+    errors = trained.result().standard_error
+    for (name, value), error in zip(expected.items(), errors, strict=True):
+        assert abs(validated[name] - value) < 4 * math.sqrt(2) * error
+
+
+def test_bins_with_few_levels_are_left_out_of_a_validation():
+    item = torch.ones(1)
+    denoiser = GaussianMixture(item, torch.zeros(1, 2), item)
+    few = Validator(denoiser.sample(20)[0], logsnr_min=-9.0, logsnr_max=13.3, num_evaluations=4)
+    assert len([name for name in scalars(few(denoiser)) if "logsnr" in name]) < 12
 
 
 def test_what_is_not_finite_is_left_out_and_empty_bins_are_none():

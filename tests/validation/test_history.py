@@ -46,8 +46,8 @@ def test_patience_counts_validations_without_a_significant_gain():
     assert stops == [False] * 5 + [True] * 2  # the third is no gain, the fourth begins again
     assert best == [history.results[step] for step in (1, 2, 4)]
     actual = history.results[7].difference(history.best)
-    assert metrics["validation_worse_by"] == actual.mean
-    assert metrics["validation_worse_by_error"] == actual.standard_error
+    assert metrics["validation/worse_by"] == actual.mean
+    assert metrics["validation/worse_by_error"] == actual.standard_error
     # the expected gap of a Gaussian's wrong variance: KL(N(0, 1) || N(0, s^2)) of the data
     gap = (math.log(1.5) + 1 / (2 * 1.5**2) - 0.5) / math.log(2)
     assert actual.mean == pytest.approx(gap, abs=4 * actual.standard_error)
@@ -87,7 +87,7 @@ def test_a_repeated_step_is_compared_with_the_best_before(caplog):
     for step in (0, 1, 0, 1, 0, 1):
         metrics = history.update(step, 1.5)
     assert history.best is best
-    assert metrics["validation_worse_by"] == history.results[1].difference(best).mean > 0
+    assert metrics["validation/worse_by"] == history.results[1].difference(best).mean > 0
     stops = [record.message for record in caplog.records if "best" in record.message]
     assert len(stops) == 1 and f"step 1: {best}" in stops[0]
 

@@ -7,7 +7,6 @@ from typing import Any
 from elbos.adapters.recorded import RecordedSteps
 from elbos.base.extras import needs
 from elbos.validation import ValidationHistory
-from elbos.validation.by_level import losses_by_level
 
 # A trainer takes subclasses of its own package's `Callback` only: ours are subclasses of both.
 _INSTALLED = [name for name in ("lightning", "pytorch_lightning") if find_spec(name)]
@@ -40,7 +39,7 @@ class ValidationCallback(*_BASES):  # type: ignore[misc]
     The model is validated every `history.every` training steps. Its loggers get the result and the
     loss by noise level under that step. The training stops when `history.should_stop` is true. If
     Lightning averages the weights (`EMAWeightAveraging`), the averaged ones are validated.
-    `ModelCheckpoint(monitor="validation_bits_per_dim", every_n_train_steps=history.every)` stores
+    `ModelCheckpoint(monitor="validation/bits_per_dim", every_n_train_steps=history.every)` stores
     the best model.
 
     Args:
@@ -79,7 +78,7 @@ class ValidationCallback(*_BASES):  # type: ignore[misc]
         if metrics:
             pl_module.log_dict(metrics, logger=False)  # callbacks may monitor these
             for logger in trainer.loggers:  # log_dict would wait for log_every_n_steps
-                logger.log_metrics(metrics | losses_by_level(self.history.results[step]), step)
+                logger.log_metrics(metrics, step)
         trainer.should_stop |= self.history.should_stop
 
 

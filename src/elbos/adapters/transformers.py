@@ -6,7 +6,6 @@ from typing import Any
 from elbos.adapters.recorded import RecordedSteps
 from elbos.base.extras import needs
 from elbos.validation import ValidationHistory
-from elbos.validation.by_level import losses_by_level
 
 with needs(None):
     from transformers import TrainerCallback
@@ -33,7 +32,7 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
 
     The model is validated every `history.every` steps, and the result is logged, with the loss by
     noise level. The training stops when `history.should_stop` is true. Each evaluation of the
-    `Trainer` validates, too, so that `metric_for_best_model="validation_bits_per_dim"`,
+    `Trainer` validates, too, so that `metric_for_best_model="bits_per_dim"`,
     `greater_is_better=False` stores the best model. A resumed training restores the history, which
     trainer_state.json holds.
 
@@ -72,12 +71,13 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         if step not in results:
             self._log(self.history.validate(step, model), state, control)
         # the dictionary in which the `Trainer` looks for the best model
-        metrics["eval_validation_bits_per_dim"] = results[step].bits_per_dim
+        metrics["eval_bits_per_dim"] = results[step].bits_per_dim
 
     def _log(self, metrics: dict[str, float] | None, state: Any, control: Any) -> None:
         if metrics:
             is_loss_due = control.should_log  # logging resets it
-            self.log(metrics | losses_by_level(self.history.results[state.global_step]))
+            # "eval_" is the prefix of which the `Trainer`'s trackers make a group
+            self.log({name.replace("validation/", "eval_"): metrics[name] for name in metrics})
             control.should_log = is_loss_due
             state.stateful_callbacks["elbos"] = self.history.state_dict()
         control.should_training_stop |= self.history.should_stop

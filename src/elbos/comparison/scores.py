@@ -5,7 +5,6 @@ again under more weightings takes seconds.
 """
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -124,7 +123,7 @@ def measure_scores(
     start_time = (run.directory.path / "data.json").stat().st_mtime  # written once
     log = files.read(run.directory.path / "metrics.jsonl")
     lines = [json.loads(line) for line in log.splitlines()]
-    validations = [line for line in lines if "val_nats" in line]
+    validations = [line for line in lines if "validation/bits_per_dim" in line]
     densities = [line["density"] for line in lines if "density" in line]
     scores = RunScores(
         num_parameters=sum(p.numel() for p in run.network.parameters()),
@@ -142,7 +141,7 @@ def measure_scores(
         loss=Curve(x=bound.curve.logsnr, y=bound.curve.nats_per_dim),
         learning=Curve(
             x=tuple(int(line["images"]) for line in validations),
-            y=tuple(line["val_nats"] / math.log(2) for line in validations),
+            y=tuple(line["validation/bits_per_dim"] for line in validations),
         ),
         density=tuple(map(float, densities[-1])) if densities else None,
     )

@@ -135,11 +135,10 @@ class Log:
                 self.run.samples.mkdir(exist_ok=True)
                 files.write(self.run.samples / f"{step:08d}.png", grid)
         if (result := validate(denoiser, self.config, data, self.processes)) is not None:
-            nats, bits = {"val_nats": result.nats.mean}, f"{result.bits_per_dim:.3f}"
-            if result.nats.num > 1:
-                nats["val_nats_se"] = result.nats.standard_error
+            numbers, bits = scalars(result), f"{result.bits_per_dim:.3f}"
+            if result.bits.num > 1:
                 bits += f" ± {result.standard_error:.3f}"
-            self._write(scalars(result), **nats)
+            self._write(numbers, **numbers)
             if self.processes.is_main:
                 images = f"{step * self.config.batch_size:,} images"
                 LOGGER.info("%s", f"step {step:,}, {images}: validation ELBO {bits} bits/dim")

@@ -12,6 +12,7 @@ trainings that differ in those are compared by it, and so are training and valid
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,10 +24,11 @@ from elbos.base.checks import require_floating, require_one_loss_each, typed
 from elbos.base.codec import decode, encode
 from elbos.base.processes import require_processes
 from elbos.theory.schedules import Schedule
+from elbos.validation.measurements import Measurements
 from elbos.validation.result import Validation
 
-NUM_BINS = 10
-MAX_BINS = 12  # most bins that are legible in one plot
+WIDTH = 2.0  # log-SNR; bins at its multiples are the same for every schedule
+MIN_LEVELS = 10  # fewest in a bin of a validation: fewer, and its estimate says little
 ROUNDING = 1e-6  # relative, of levels: float32 has ends a little beyond those of float64
 
 
@@ -47,6 +49,23 @@ class BinnedLoss:
     standard_error: tuple[float | None, ...]
     num_samples: tuple[int, ...]
 
+    @classmethod
+    def from_sums(cls, edges: Sequence[float], sums: Float[Tensor, "3 k"]) -> "BinnedLoss":
+        """Make the means from each bin's number, sum and sum of squares of the losses."""
+        means: list[float | None] = []
+        errors: list[float | None] = []
+        for num, total, square in sums.T.tolist():
+            mean = total / num if num else None
+            scatter = max(square - total * (mean or 0.0), 0.0)
+            means.append(mean)
+            errors.append(math.sqrt(scatter / (num - 1) / num) if num > 1 else None)
+        return cls(
+            edges=tuple(edges),
+            nats_per_dim=tuple(means),
+            standard_error=tuple(errors),
+            num_samples=tuple(map(int, sums[0].tolist())),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the mean losses in bins of log-SNR as JSON values."""
         return dict(encode(self, has_types=False))
@@ -65,6 +84,10 @@ def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict
     A validation gives its bound and standard error, both in bits per dimension; both results give
     the mean loss in each bin of log-SNR, nats per dimension.
 
+    The bins of a validation are those of `LossByLevel(schedule)`, so that a tracker lays training
+    and validation over each other. In training, a bin's mean is over the levels that it draws; in a
+    validation, over all alike. A bin in which a validation has fewer than 10 levels is left out.
+
     Args:
         result: A validation, or the loss by noise level.
         name: Prefix of all names. Default: "validation", for a `BinnedLoss` "train".
@@ -72,32 +95,39 @@ def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict
     Examples:
         >>> loss_by_level = LossByLevel([-5.0, 0.0, 5.0])
         >>> loss_by_level.update(torch.tensor([-1.0, 1.0]), torch.tensor([0.25, 0.5]))
-        >>> scalars(loss_by_level.result())["train/loss_by_level/1_logsnr_0.0_to_5.0"]
+        >>> scalars(loss_by_level.result())["train/loss_by_level/logsnr_0_to_5"]
         0.5
     """
+    numbers = {}
     if isinstance(result, BinnedLoss):
-        return losses_by_level(result, name or "train")
-    name, bits = name or "validation", result.bits
-    numbers = {f"{name}/bits_per_dim": bits.mean}
-    if math.isfinite(bits.standard_error):  # infinite or NaN for a single sample
-        numbers[f"{name}/standard_error"] = bits.standard_error
-    return numbers | losses_by_level(result, name)
-
-
-def losses_by_level(result: Validation | BinnedLoss, name: str = "validation") -> dict[str, float]:
-    """Return the mean loss of each bin by its name, in nats per dimension and unit of log-SNR."""
-    if isinstance(result, BinnedLoss):
-        edges, values = result.edges, result.nats_per_dim
+        name, edges, values = name or "train", result.edges, result.nats_per_dim
     else:
-        curve = result.curve(MAX_BINS)
-        half, values = (curve.logsnr[1] - curve.logsnr[0]) / 2, curve.nats_per_dim
-        edges = (curve.logsnr[0] - half, *(level + half for level in curve.logsnr))
-    digits = len(str(len(values) - 1))
-    return {
-        f"{name}/loss_by_level/{i:0{digits}}_logsnr_{edges[i]:.1f}_to_{edges[i + 1]:.1f}": value
-        for i, value in enumerate(values)
-        if value is not None
-    }
+        name, bits = name or "validation", result.bits
+        numbers[f"{name}/bits_per_dim"] = bits.mean
+        if math.isfinite(bits.standard_error):  # infinite or NaN for a single sample
+            numbers[f"{name}/standard_error"] = bits.standard_error
+        edges = _even_edges(result.measurements.schedule)
+        values = tuple(_mean(result.measurements, *ends) for ends in pairwise(edges))
+    for (low, high), value in zip(pairwise(edges), values, strict=True):
+        if value is not None:
+            numbers[f"{name}/loss_by_level/logsnr_{low:g}_to_{high:g}"] = value
+    return numbers
+
+
+def _even_edges(schedule: Schedule) -> tuple[float, ...]:
+    """Return the multiples of a bin's width around a schedule's levels."""
+    low = math.floor(schedule.logsnr_min / WIDTH + ROUNDING)
+    high = math.ceil(schedule.logsnr_max / WIDTH - ROUNDING)
+    return tuple(WIDTH * i for i in range(low, max(high, low + 1) + 1))
+
+
+def _mean(measurements: Measurements, low: float, high: float) -> float | None:
+    """Return the mean loss in a bin, as far as the levels go; None if they are few."""
+    schedule, levels = measurements.schedule, measurements.logsnr
+    low, high = max(low, schedule.logsnr_min), min(high, schedule.logsnr_max)
+    if ((levels >= low) & (levels < high)).sum() < MIN_LEVELS:
+        return None
+    return measurements.estimate(measurements.curve((low + high) / 2, high - low)).mean
 
 
 class LossByLevel:
@@ -118,8 +148,8 @@ class LossByLevel:
     from EDM's noise, `schedules.Flow().logsnr(t)` from times of rectified flow (1 is noise).
 
     Args:
-        levels: A schedule, for ten bins of equal probability; or the bin edges, increasing
-            log-SNRs. For an adaptive schedule, the current density determines the bins.
+        levels: A schedule, for bins 2 wide at even log-SNRs, the same for every schedule; or the
+            bin edges, increasing log-SNRs.
 
     Examples:
         >>> from elbos import parameterizations, schedules
@@ -128,14 +158,14 @@ class LossByLevel:
         >>> for x in torch.randn(10, 200, 3):  # a training loop: here of a network that returns x
         ...     eps, logsnr = torch.randn_like(x), schedule.sample(len(x))
         ...     loss_by_level.update(logsnr, v.eps_loss(x, v.target(x, eps, logsnr), logsnr))
-        >>> loss_by_level.result().num_samples
-        (200, 200, 200, 200, 200, 200, 200, 200, 200, 200)
+        >>> sum(loss_by_level.result().num_samples)
+        2000
         >>> loss_by_level.reset()  # after each line of the log
     """
 
     def __init__(self, levels: Schedule | Sequence[float] | Float[Tensor, " edges"]) -> None:
         if isinstance(levels, Schedule):
-            levels = levels.logsnr(torch.linspace(1, 0, NUM_BINS + 1, dtype=torch.float64))
+            levels = _even_edges(levels)
         edges = torch.as_tensor(levels, dtype=torch.float64).detach().cpu().clone()
         is_rising = edges.ndim == 1 and len(edges) > 1 and bool((edges.diff() > 0).all())
         if not (is_rising and edges.isfinite().all()):
@@ -156,16 +186,21 @@ class LossByLevel:
             logsnr: The batch's noise levels, of float32 or float64, on any device.
             loss: $\ell$ of each sample, nats per dimension and unit of log-SNR.
         """
+        sums = self.sums(logsnr, loss)
+        self._sums = self._sums.to(sums) + sums
+
+    def sums(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> Float[Tensor, "3 k"]:
+        """Return a batch's number, sum and sum of squares of the losses in each bin."""
         require_floating(logsnr=logsnr, loss=loss)
         require_one_loss_each(logsnr, loss)
         device = loss.device
         dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
-        self._bounds, self._sums = (t.to(device, dtype) for t in (self._bounds, self._sums))
+        self._bounds = self._bounds.to(device, dtype)
         logsnr, loss = logsnr.to(device, dtype), loss.to(dtype)
         low, high = self._bounds[:-1, None], self._bounds[1:, None]
         is_inside = (logsnr >= low) & (logsnr < high) & loss.isfinite()  # [k, b]
         powers = torch.stack([torch.ones_like(loss), loss, loss.square()])
-        self._sums = self._sums + torch.where(is_inside, powers[:, None], 0.0).sum(2)
+        return torch.where(is_inside, powers[:, None], 0.0).sum(2)
 
     def result(self, *, is_shared: bool = False) -> BinnedLoss:
         """Return the mean loss so far in each bin of log-SNR, which synchronizes the device.
@@ -178,21 +213,7 @@ class LossByLevel:
         if is_shared:
             require_processes()
             dist.all_reduce(sums)
-        means: list[float | None] = []
-        errors: list[float | None] = []
-        for num, total, square in sums.T.tolist():
-            mean = total / num if num else None
-            scatter = max(square - total * (mean or 0.0), 0.0)
-            means.append(mean)
-            errors.append(math.sqrt(scatter / (num - 1) / num) if num > 1 else None)
-        return BinnedLoss(
-            edges=self.edges,
-            nats_per_dim=tuple(means),
-            standard_error=tuple(errors),
-            num_samples=tuple(map(int, sums[0].tolist())),
-        )
-
-    compute = result  # torchmetrics' name
+        return BinnedLoss.from_sums(self.edges, sums)
 
     def reset(self) -> None:
         """Discard all losses that were added so far."""

@@ -18,6 +18,7 @@ from elbos.base.errors import message
 from elbos.base.processes import require_calls
 from elbos.base.progress import LOGGER
 from elbos.theory.denoiser import Denoise
+from elbos.validation.by_level import scalars
 from elbos.validation.diagnostics import WorseThanUniformWarning
 from elbos.validation.estimate import Estimate
 from elbos.validation.execution import evaluating, modules, without_autocast
@@ -62,8 +63,8 @@ class ValidationHistory(Typed):
         >>> one = torch.ones(1)
         >>> model = oracles.GaussianMixture(one, torch.zeros(1, 2), one)
         >>> history = ValidationHistory(Validator(model.sample(100)[0]), every=500)
-        >>> history.update(499, model), sorted(history.update(500, model))
-        (None, ['validation_bits_per_dim', 'validation_standard_error'])
+        >>> history.update(499, model), "validation/bits_per_dim" in history.update(500, model)
+        (None, True)
         >>> history.best_step, history.should_stop
         (500, False)
     """
@@ -121,8 +122,9 @@ class ValidationHistory(Typed):
             model: The model, as `denoiser` takes it.
 
         Returns:
-            The bound, its standard error and, from the second validation on, the paired difference
-            from the best one before (positive if worse) with its error, for a logger.
+            For a logger: the bound, its standard error and the loss by noise level, as `scalars`
+            names them. From the second validation on, "validation/worse_by" is the paired
+            difference from the best one before, "validation/worse_by_error" its error.
 
         Raises:
             ValueError: If another process does not make the call within a minute.
@@ -144,10 +146,7 @@ class ValidationHistory(Typed):
                     is_shared=is_shared,
                     device=device,
                 )
-        metrics = {
-            "validation_bits_per_dim": result.bits_per_dim,
-            "validation_standard_error": result.standard_error,
-        }
+        metrics = scalars(result)
         bits = f"{result.bits_per_dim:.4f} ± {result.standard_error:.4f} bits/dim"
         is_main = not is_shared or dist.get_rank() == 0
         if is_main:
@@ -156,8 +155,8 @@ class ValidationHistory(Typed):
         is_best = is_gain = self.best is None
         if self.best is not None and self._gain is not None:
             worse: Estimate = result.difference(self.best)
-            metrics["validation_worse_by"] = worse.mean
-            metrics["validation_worse_by_error"] = worse.standard_error
+            metrics["validation/worse_by"] = worse.mean
+            metrics["validation/worse_by_error"] = worse.standard_error
             gain = self._gain.difference(result)
             is_best = worse.mean < 0
             # the error of a single sample is NaN

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from elbos.validation import ValidationHistory
-from elbos.validation.by_level import losses_by_level
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -44,7 +43,6 @@ def log_validation(
     with _averaged(unwrapped, ema if history.is_due(step) else None):
         metrics = history.update(step, unwrapped)
     if metrics:
-        metrics |= losses_by_level(history.results[step])
         accelerator.log(metrics, step=step)
     return metrics
 
