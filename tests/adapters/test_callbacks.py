@@ -184,10 +184,10 @@ def test_lightnings_averaged_weights_are_those_validated(lightning: Any, tmp_pat
     from elbos.adapters.lightning import ValidationCallback
 
     class Copies(lightning.Callback):  # type: ignore[misc]
-        mine: ClassVar[dict[int, Any]] = {}
+        models: ClassVar[dict[int, Any]] = {}
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: object) -> None:
-            self.own[trainer.global_step] = copy.deepcopy(pl_module.eval())
+            self.models[trainer.global_step] = copy.deepcopy(pl_module.eval())
             pl_module.train()
 
     averaged = lightning.callbacks.EMAWeightAveraging(decay=0.9, update_starting_at_step=7)
@@ -202,7 +202,7 @@ def test_lightnings_averaged_weights_are_those_validated(lightning: Any, tmp_pat
     data = torch.utils.data.TensorDataset(torch.rand(640, 32))
     trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=64))
     after = module.eval()  # at the end Lightning copies the average
-    for step, model in ((5, copies.own[5]), (10, after)):
+    for step, model in ((5, copies.models[5]), (10, after)):
         expected = history.validator(history.denoiser(model)).bits_per_dim
         assert history.results[step].bits_per_dim == pytest.approx(expected, abs=1e-6)
 
