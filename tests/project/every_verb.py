@@ -21,7 +21,7 @@ import warnings
 from pathlib import Path
 
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "elbos")
-OPTIONAL = ("lightning", "pytest", "transformers")
+OPTIONAL = ("lightning", "pytest", "torchmetrics", "transformers")
 DATA = (
     "py.typed",
     *("training/data/digits.npz", "training/data/digits.txt"),
