@@ -376,9 +376,58 @@ def of_two_uniforms(network, x):
     return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
 
 
-@pytest.mark.parametrize("loss", [of_subvp, of_the_noisiest, of_two_uniforms])
+def of_drawn_steps(network, x):
+    """DDPM's loss, its steps drawn by the variance of their noise and divided by that."""
+    variance = 1 - torch.linspace(1e-4, 0.02, 1000).neg().log1p().cumsum(0).exp()
+    step, eps = torch.multinomial(variance, len(x), replacement=True), torch.randn_like(x)
+    v = variance[step, None, None, None]
+    error = network((1 - v).sqrt() * x + v.sqrt() * eps, step) - eps
+    return (error.square() / v).mean()
+
+
+def of_edm_clamped(network, x):
+    """EDM's weight lambda(sigma), of at most 100."""
+    sigma = torch.exp(1.4 * torch.randn(len(x), 1, 1, 1) - 1)
+    z, total = x + sigma * torch.randn_like(x), sigma**2 + 0.25
+    f = network(z / total.sqrt(), sigma.flatten().log() / 4)
+    denoised = 0.25 / total * z + 0.5 * sigma / total.sqrt() * f
+    weight = (total / (0.5 * sigma) ** 2).clamp(max=100)
+    return (weight * (denoised - x).square()).mean()
+
+
+def of_an_interpolant(network, x):
+    """The velocity of a path whose alpha is 1 - sigma**2."""
+    t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+    return (network((1 - t**2) * x + t * eps, t) - (eps - 2 * t * x)).square().mean()
+
+
+CHOICES = [
+    *(of_subvp, of_the_noisiest, of_two_uniforms),
+    *(of_drawn_steps, of_edm_clamped, of_an_interpolant),
+]
+
+
+@pytest.mark.parametrize("loss", CHOICES)
 def test_a_choice_is_no_slip(loss):
     assert slips(audit.probe(loss, X[:64], 2000)) == []
+
+
+def test_a_rising_weighting_is_no_unweighted_integral():
+    """DDPM's variational bound, whose first steps are long."""
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    products = (1 - betas).cumprod(0)
+    weights = betas / (1 - betas) / (1 - products.roll(1))
+
+    def loss(network, x):
+        step, eps = torch.randint(1, 1000, (len(x),)), torch.randn_like(x)
+        alpha, sigma = (
+            v[step, None, None, None].float() for v in (products**0.5, (1 - products) ** 0.5)
+        )
+        error = network(alpha * x + sigma * eps, step) - eps
+        return (weights[step].float() * error.square().mean((1, 2, 3))).mean()
+
+    result = audit.probe(loss, X[:256], 20_000)
+    assert (result.verdict, result.resembles) == ("not monotone", [])
 
 
 def test_a_fatal_finding_leaves_nothing_to_be_compared():

@@ -174,3 +174,17 @@ def test_a_factor_of_the_batch_times_a_function_of_the_level_is_told(is_broadcas
     result = audit.probe(loss, X[:32, 0, :2].flatten(1), 4000)
     assert kinds(result) == ["batch-mean" if is_broadcast else "normalized-weights"]
     assert result.is_monotone is None or not is_broadcast
+
+
+def test_weights_of_another_error_over_their_mean_are_told():
+    """The error of x, of a network that predicts eps, weighted by the root of the SNR."""
+
+    def loss(network, x):
+        t = 0.01 + 0.98 * torch.rand(len(x), 1)
+        alpha, sigma = torch.cos(torch.pi / 2 * t), torch.sin(torch.pi / 2 * t)
+        z = alpha * x + sigma * torch.randn_like(x)
+        error = (z - sigma * network(z, t)) / alpha - x
+        return (alpha / sigma / (alpha / sigma).mean() * error.square()).mean()
+
+    result = audit.probe(loss, X[:256, 0, :2].flatten(1), 8000)
+    assert result.is_judged and kinds(result) == ["normalized-weights"]

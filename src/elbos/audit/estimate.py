@@ -2,6 +2,7 @@ r"""Estimate of a weighting $w(\lambda) \propto p(\lambda)\,k(\lambda)$ from sam
 uncertainty.
 """
 
+import itertools
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -32,6 +33,7 @@ from elbos.audit.result import Audit, Undecided
 from elbos.base.arrays import Array
 from elbos.theory.extrema import rises
 from elbos.theory.names import code
+from elbos.theory.parameterizations import Eps, Flow, V, X
 
 NUM_POINTS = 401
 _NUM_NEIGHBOURS = 25  # samples
@@ -313,24 +315,29 @@ def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
 def _of_the_coefficient(samples: Samples, curve: Curve) -> list[Diagnostic]:
     diagnostics = list[Diagnostic]()
     c = samples.coefficient.numpy()
-    if (c < 0).any():
+    earlier = samples.diagnostics
+    is_fatal = any(d.is_fatal for d in earlier)
+    if (c < 0).any() and not is_fatal:  # else it may be the other reason's effect
         diagnostics.append(kinds.Negative(float((c < 0).mean())))
     is_unused = (c == 0) & samples.logsnr.isfinite().numpy()
     if is_unused.mean() > 5e-4:
         levels = samples.logsnr.numpy()[is_unused]
         low, high = float(levels.min()), float(levels.max())
         diagnostics.append(kinds.Unused(float(is_unused.mean()), low, high))
-    earlier = samples.diagnostics
-    is_explained = any(d.is_fatal or isinstance(d, kinds.DataDependent) for d in earlier)
+    is_explained = is_fatal or any(isinstance(d, kinds.DataDependent) for d in earlier)
     if curve.scatter < MAX_SCATTER or is_explained:
         return diagnostics
     if changes_with_time(samples.logsnr, samples.coefficient, samples.batch):
         return [*diagnostics, kinds.ChangedCoefficient(curve.scatter)]
     if batch_factors(samples.logsnr, samples.coefficient, samples.batch) != "of levels":
         return [*diagnostics, kinds.Scattered(curve.scatter)]
-    # Weights over their mean in the batch have mean 1 there; a broadcast loses the weights.
+    # Weights over their mean in the batch, of whichever error, have mean 1 there; a broadcast loses
+    # the weights.
     numbers = np.unique(samples.batch.numpy(), return_inverse=True)[1]
-    means = np.bincount(numbers, c) / np.bincount(numbers)
-    is_normalized = np.median(np.abs(means / np.median(means) - 1)) < MAX_SCATTER
+    per_eps = [y.eps_error_per_error(samples.logsnr).numpy() for y in (Eps(), X(), V(), Flow())]
+    is_normalized = False
+    for ours, theirs in itertools.product(per_eps, per_eps):
+        means = np.bincount(numbers, c * ours / theirs) / np.bincount(numbers)
+        is_normalized |= bool(np.median(np.abs(means / np.median(means) - 1)) < MAX_SCATTER)
     finding = kinds.NormalizedWeights(curve.scatter) if is_normalized else kinds.BatchMean()
     return [*diagnostics, finding]

@@ -81,6 +81,7 @@ class NearestRecipe(NamedTuple):
     has_levels: bool  # the same noise levels as the loss
     has_coefficient: bool  # the same coefficient as the loss
     is_alike: bool  # shares the prediction type, the kind of noise levels or the weighting
+    has_weighting: bool  # the same weighting as the loss, drawn from these noise levels or others
     coefficient: str | None = None  # formula of its weighting for the loss's prediction type
     sigma_data: float | None = None  # its, if that alone makes another weighting of the coefficient
 
@@ -167,6 +168,9 @@ EDITS = (  # coding mistakes in a formula: description, pattern, replacement
     ("a root of the divisor in place of sqrt(snr) above", r"^sqrt\(snr\)/(\(.*\))$", r"1/sqrt\1"),
 )
 
+_CHOICES = {"x": "1/snr", "edm": "min(snr + S, g)/(snr + S)"}
+"""Unpublished coefficients that are no slips: sigma**2, and EDM's lambda(sigma) clamped."""
+
 _TARGETS: tuple[tuple[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]], ...] = (
     ("the other sign", lambda a, b: (-a, -b)),
     ("the other sign of the data", lambda a, b: (-a, b)),
@@ -221,6 +225,7 @@ class LossCurves:
         self.log_p, self.log_c, self.log_w = (curve.log().numpy() for curve in curves)
         self.p = np.exp(self.log_p - self.log_p.max())
         self.p /= self.p.sum()
+        self.error = float(np.sqrt(self.p @ audit.weight_error.numpy() ** 2))  # of log_w
         self.process = audit.process or ""
         self.is_flow = "flow" in (audit.parameterization, *self.process.split())
 
@@ -294,7 +299,9 @@ class LossCurves:
                 float(f"{distance:.1e}"),  # rounded: of nearly equal recipes the first is taken
             )
             is_alike = predicts_same or has_kind or is_same
-            matches.append((key, NearestRecipe(name, has_levels, is_same, is_alike), off))
+            has_weighting = distance < SAME + 2 * self.error
+            match = NearestRecipe(name, has_levels, is_same, is_alike, has_weighting)
+            matches.append((key, match, off))
         _, nearest, off = min(matches, key=itemgetter(0))
         formula = coefficient_name(self.logsnr, self.log_c - off, used)
         recipe = RECIPES[nearest.name]
@@ -328,14 +335,19 @@ def resemblances(loss: LossCurves) -> list[Resemblance]:
         if loss.audit.time_sign > 0 and runs_to_data:
             targets.append(Resemblance("target", "flow", "x - eps", "the other sign", "eps - x"))
     meant = ("process", "the variance-preserving process", "alpha**2 + sigma**2 = 1")
-    if loss.process.startswith(BUT_FOR):
+    # A target of its own is that of an interpolant, which is no slip of another process.
+    if loss.process.startswith(BUT_FOR) and (loss.audit.num_steps or loss.audit.parameterization):
         targets.append(Resemblance(*meant, loss.process.removeprefix(BUT_FOR)))
     elif loss.process == SUB_VP and loss.audit.num_steps:  # an SDE has no steps
         targets.append(Resemblance(*meant, "1 - ᾱ in place of its square root"))
     rest = [*_of_the_coefficient(loss), *_of_the_table(loss), *_of_the_levels(loss)]
     rest += [] if rest else _of_other_levels(loss)
-    is_published = loss.audit.nearest_recipe.is_equal  # with another formula or other noise levels
-    return targets + [like for like in rest if not (is_published and like.change)]
+    nearest = loss.audit.nearest_recipe
+
+    def is_published(like: Resemblance) -> bool:  # by another formula, or divided by the density
+        return nearest.is_equal or (like.part == "coefficient" and nearest.has_weighting)
+
+    return targets + [like for like in rest if not (like.change and is_published(like))]
 
 
 def _of_the_coefficient(loss: LossCurves) -> Iterator[Resemblance]:
@@ -347,7 +359,7 @@ def _of_the_coefficient(loss: LossCurves) -> Iterator[Resemblance]:
             lambda_ = "snr + 1/sigma_data**2"
             yield Resemblance("coefficient", "EDM", lambda_, _FORGOTTEN, "1")
         return
-    if prediction == "x" and loss.fit("1/snr", 0.0):  # sigma**2, a choice
+    if prediction in _CHOICES and loss.fit(_CHOICES[prediction], 0.0):
         return
     meant = [
         published
@@ -408,6 +420,8 @@ def _of_the_density(loss: LossCurves) -> Iterator[Resemblance]:
             change = f"the density of {name} twice: drawn, and as a weight"
             plain = "a loss at drawn noise levels"
             yield Resemblance("coefficient", plain, "1", change, f"p({name})")
+        elif name == "log-SNR" and loss.audit.verdict == "not monotone":  # nor is it even
+            return
         elif spread(loss.log_c + log_q, loss.p) < _SAME_DENSITY:
             integral = f"an unweighted integral over {name}"
             yield Resemblance("coefficient", integral, f"1/p({name})", "", f"1/p({name})")
